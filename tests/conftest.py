@@ -1,0 +1,48 @@
+"""Shared settings of the test suite: our own ops, two threads, a seed for every test."""
+
+import os
+
+os.environ["PERCEPTKD_OPS"] = "own"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, with the reason."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same random state, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real check data; the test is skipped where there is none."""
+    folder = os.environ.get("PERCEPTKD_REAL_DATA")
+    if not folder:
+        pytest.skip("PERCEPTKD_REAL_DATA is not set")
+    if not Path(folder).is_dir():
+        pytest.fail(f"PERCEPTKD_REAL_DATA={folder} is not a folder")
+    return Path(folder)
