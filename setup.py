@@ -48,7 +48,7 @@ class BuildWithConfigs(build_py):
 setup(
     name="perceptkd",
     version=VERSION,
-    description="Knowledge distillation for perception: images, point clouds, bird's-eye view and Gaussian feature fields",
+    description="Knowledge distillation for detectors and segmenters of images, point clouds and bird's-eye view",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",

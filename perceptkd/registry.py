@@ -4,6 +4,7 @@ MMEngine imports this module by itself when a config names a type with the prefi
 scope is, and then the locations of the registry in question. So no config needs ``custom_imports`` for our own types.
 """
 
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
@@ -18,6 +19,7 @@ from mmengine.registry import Registry
 import perceptkd.compat  # noqa: F401  (mmdet3d and mmcv.ops must be importable before any of their types is built)
 
 SCOPE = "perceptkd"
+MODULE2PACKAGE[SCOPE] = "perceptkd"  # lets configs inherit from 'perceptkd::...'
 
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope=SCOPE, locations=["perceptkd.core", "perceptkd.models"])
 DISTILLERS = Registry("distiller", scope=SCOPE, locations=["perceptkd.distillers"])
