@@ -1,1 +1,99 @@
-"""Makes the maintained forks of mmengine, mmcv and mmdet work with mmdet3d 1.4."""
+"""Makes mmdet3d 1.4 work on the maintained forks of mmengine, mmcv and mmdet, and on current numpy and torch.
+
+``import perceptkd.compat`` has the effect; nothing else needs to be called, and importing it again changes nothing. It
+imports neither mmcv nor mmdet3d: a patch of an upstream module is applied when that module is imported, by anyone. A
+patch of a package that is not installed never runs.
+
+Each patch is one function, whose docstring says what breaks without it.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+from perceptkd.ops import mmcv_ext
+
+#: Newest releases that mmdet3d 1.4.0 accepts, shown to it in place of the forks' own versions.
+ACCEPTED_MMCV_VERSION = "2.1.0"
+ACCEPTED_MMDET_VERSION = "3.3.0"
+
+Patch = Callable[[ModuleType], AbstractContextManager[None]]
+
+
+@contextmanager
+def relax_version_assertions(mmdet3d: ModuleType) -> Iterator[None]:
+    """Without it: ``import mmdet3d`` ends in ``AssertionError: MMCV==2.3.6 is used but incompatible``.
+
+    mmdet3d 1.4.0 asserts mmcv < 2.2 and mmdet < 3.4 in its ``__init__``. The versions it reads are replaced while that
+    file runs, and only then.
+    """
+    import mmcv
+    import mmdet
+
+    versions = mmcv.__version__, mmdet.__version__
+    mmcv.__version__, mmdet.__version__ = ACCEPTED_MMCV_VERSION, ACCEPTED_MMDET_VERSION
+    try:
+        yield
+    finally:
+        mmcv.__version__, mmdet.__version__ = versions
+
+
+@contextmanager
+def register_sparse_convolution(spconv_layers: ModuleType) -> Iterator[None]:
+    """Without it: SECOND and CenterPoint (voxel) run on spconv, whose CPU wheel has no working backward, or not at all.
+
+    Runs right after mmdet3d has registered spconv's classes (or mmcv's, without spconv), and before any module that
+    takes a class from there.
+    """
+    yield
+    from perceptkd.ops import sparse
+
+    register = getattr(sparse, "register_in_mmdet3d", None)
+    if register is not None:
+        register()
+
+
+PATCHES: dict[str, Patch] = {
+    "mmdet3d": relax_version_assertions,
+    "mmdet3d.models.layers.spconv": register_sparse_convolution,
+}
+
+
+class _PatchingFinder(MetaPathFinder):
+    """Runs a module's patch around its execution, however the module comes to be imported."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        patch = PATCHES.get(fullname)
+        if patch is None:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_patched(module: ModuleType) -> None:
+            with patch(module):
+                execute(module)
+
+        spec.loader.exec_module = execute_patched  # type: ignore[method-assign]
+        return spec
+
+
+def apply() -> None:
+    """Installs our ops and all patches; those of modules that are already imported run at once."""
+    mmcv_ext.install()
+    if any(isinstance(finder, _PatchingFinder) for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, _PatchingFinder())
+    for name, patch in PATCHES.items():
+        if name in sys.modules:
+            with patch(sys.modules[name]):
+                pass
+
+
+apply()
