@@ -32,7 +32,7 @@ EXTRAS = {
     "eval": ["hotcoco"],
     "cu126": ["spconv-cu126==2.3.8"],
     "tracking": ["tensorboard", "wandb"],
-    "dev": ["build", "hypothesis", "mypy", "pytest", "ruff", "spconv==2.3.8", "tensorboard"],
+    "dev": ["build", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "spconv==2.3.8", "tensorboard"],
 }
 
 

@@ -1,0 +1,44 @@
+# Every target creates the virtual environment first when it is missing; all of them can be run again at any time.
+VENV ?= $(CURDIR)/.venv
+PYTHON ?= $(shell for candidate in python3.11 python3.12 python3; do \
+	$$candidate -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 \
+	&& { command -v $$candidate; exit; }; done; command -v python3)
+DEVICE ?= cpu
+PYTEST_ARGS ?=
+RUN = $(VENV)/bin/python
+
+ifeq ($(DEVICE),cpu)
+export CUDA_VISIBLE_DEVICES :=
+else ifneq ($(DEVICE),cuda)
+$(error DEVICE is cpu or cuda, not '$(DEVICE)')
+endif
+
+.PHONY: help install demo test lint clean
+
+help:
+	@echo "make install   create .venv and install the locked stack"
+	@echo "make demo      a LiDAR detector teaches a camera detector: world, training, evaluation, table, pictures"
+	@echo "make test      lint, types and tests"
+	@echo "make lint      ruff and mypy alone"
+	@echo "make clean     remove what the targets made, except .venv"
+	@echo "DEVICE=cuda moves demo and test to a GPU; PYTHON=/path/to/python3.12 chooses the Python of .venv"
+
+install:
+	@test -n "$(PYTHON)" || { echo "perceptkd: no python3 on the PATH. Install Python 3.11 or 3.12, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" tools/install.py --venv "$(VENV)" --device $(DEVICE)
+	@test $(DEVICE) = cpu || $(RUN) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "perceptkd: DEVICE=cuda, but torch finds no CUDA device")'
+
+demo: install
+	$(RUN) tools/demo.py
+
+lint: install
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+test: lint
+	$(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+clean:
+	rm -rf work_dirs/demo data/simworld build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find perceptkd tests tools configs -name __pycache__ -type d -prune -exec rm -rf {} +
