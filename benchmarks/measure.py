@@ -1,0 +1,101 @@
+"""Paired timing and the one result form of every benchmark script.
+
+Ours and the peer run in turn, so that a machine whose speed drifts slows both; the ratio is taken pair by pair. Its
+interval is the bootstrap's central 95 % of the median ratio. Calls before the first pair warm caches and compilers and
+are not counted.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perceptkd.cli.provenance import provenance, write_json
+
+RESULTS = Path(__file__).parent / "results"
+Row = dict[str, Any]
+
+
+def time_ms(function: Callable[[], Any]) -> float:
+    """Wall-clock milliseconds of one call."""
+    start = time.perf_counter()
+    function()
+    return (time.perf_counter() - start) * 1e3
+
+
+def paired_row(
+    name: str,
+    ours: Callable[[], Any],
+    peer: Callable[[], Any],
+    *,
+    peer_name: str,
+    target: float | None,
+    pairs: int = 30,
+    warm_up: int = 3,
+    note: str = "",
+) -> Row:
+    """Times two functions in alternation.
+
+    Args:
+        target: the largest ratio ours / peer that meets the goal, or None where there is none.
+
+    Returns:
+        A row of the result form; ``ours`` and ``peer`` are median milliseconds, ``met`` is judged at ``ratio_high``.
+    """
+    for _ in range(warm_up):
+        ours()
+        peer()
+    times = np.array([(time_ms(ours), time_ms(peer)) for _ in range(pairs)])
+    ratios = times[:, 0] / times[:, 1]
+    resampled = np.median(np.random.default_rng(0).choice(ratios, (2000, pairs)), axis=1)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return {
+        "name": name,
+        "ours": round(statistics.median(times[:, 0]), 3),
+        "peer": round(statistics.median(times[:, 1]), 3),
+        "peer_name": peer_name,
+        "unit": "ms",
+        "ratio": round(float(np.median(ratios)), 3),
+        "ratio_low": round(float(low), 3),
+        "ratio_high": round(float(high), 3),
+        "target": target,
+        "met": None if target is None else bool(high <= target),
+        "note": note or f"{pairs} alternating pairs",
+    }
+
+
+def single_row(name: str, ours: float | None, *, unit: str, target: float | None = None, note: str = "") -> Row:
+    """A figure without a peer; ``ours`` is None where it could not be measured, and ``note`` then says why."""
+    met = None if target is None or ours is None else ours <= target
+    return {
+        "name": name,
+        "ours": ours,
+        "peer": None,
+        "peer_name": None,
+        "unit": unit,
+        "ratio": None,
+        "ratio_low": None,
+        "ratio_high": None,
+        "target": target,
+        "met": met,
+        "note": note,
+    }
+
+
+def write_results(name: str, rows: Sequence[Row], *, backends: dict[str, Any]) -> Path:
+    """Writes ``benchmarks/results/<name>_<device>.json`` and prints the rows."""
+    source = provenance()
+    device = source["device"].lower().replace(" ", "-")
+    path = RESULTS / f"{name}_{device}.json"
+    write_json(path, {**source, "backends": backends, "rows": list(rows)})
+    for row in rows:
+        peer = "" if row["peer"] is None else f"  {row['peer_name']} {row['peer']}  ratio {row['ratio']}"
+        goal = "" if row["target"] is None else f"  target {row['target']} {'met' if row['met'] else 'not met'}"
+        print(f"{row['name']}: {row['ours']} {row['unit']}{peer}{goal}  {row['note']}")
+    print(path)
+    return path

@@ -1,0 +1,80 @@
+"""Where a number comes from: machine, versions, revision, date and command, as every result file stores them."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+VERSIONED = (
+    "torch",
+    "numpy",
+    "numba",
+    "onedl-mmengine",
+    "onedl-mmcv",
+    "onedl-mmdetection",
+    "mmdet3d",
+    "nuscenes-devkit",
+    "spconv",
+)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def provenance() -> dict[str, Any]:
+    """Returns ``machine``, ``device``, ``versions``, ``revision``, ``date`` and ``command`` of this process."""
+    import torch
+
+    return {
+        "machine": machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "versions": versions(),
+        "revision": revision(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": shlex.join(["python", *(os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:])]),
+    }
+
+
+def machine() -> str:
+    """One line: processor, cores, AMX, memory."""
+    information = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = next((line.split(":")[1].strip() for line in information.splitlines() if line.startswith("model name")), "")
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    amx = " with AMX" if "amx_bf16" in information else ""
+    return f"{model or platform.processor()}{amx}, {os.cpu_count()} cores, {memory_gib:.0f} GiB"
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that decide results; a package that is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def revision() -> str:
+    """The commit of the checkout, with ``+changes`` when tracked files differ from it; the version outside of one."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode == 0:
+        return result.stdout.strip()
+    return importlib.metadata.version("perceptkd")
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Writes a result file whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
