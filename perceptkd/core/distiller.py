@@ -1,0 +1,113 @@
+"""The base class of every distillation method."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from perceptkd.core.tap import Taps, TapSpec, parse_tap
+
+
+@dataclass
+class Step:
+    """What a distiller may look at besides taps, in one training step. Nothing in it may be written to.
+
+    Attributes:
+        batch: The raw batch, as the data loader made it.
+        data_samples: The student's samples after its own preprocessor: ground truth on the training device.
+        progress: How much of the training is done, in [0, 1].
+        iteration: Iterations done.
+        student_model: The student.
+        teacher_models: Teachers by name, frozen; gradients flow through them to what they are fed with. A cached
+            teacher has no model and is not in here.
+        generator: Random numbers that the student's training does not notice and that a resumed run repeats.
+    """
+
+    batch: Any = None
+    data_samples: Any = None
+    progress: float = 0.0
+    iteration: int = 0
+    student_model: nn.Module | None = None
+    teacher_models: Mapping[str, nn.Module] = field(default_factory=dict)
+    generator: torch.Generator = field(default_factory=torch.Generator)
+
+
+class Distiller(nn.Module):
+    """One published method: it declares taps and weights, and turns tapped features into losses.
+
+    A method overrides the class attributes and :meth:`loss`; its heads and adapters are ordinary sub-modules, which are
+    trained and saved as ``distillers.<name>.*`` and are no part of the exported student.
+
+    Args:
+        teacher: Name of the teacher to learn from, or several names.
+        weights: Term -> number or schedule (see :mod:`perceptkd.core.weight`), over ``default_weights``.
+        student_taps: Alias -> tap, over ``default_student_taps``.
+        teacher_taps: Alias -> tap, over ``default_teacher_taps``; with several teachers name -> (alias -> tap).
+        adapters: Alias -> ``'auto'``, None or an adapter config (see :mod:`perceptkd.core.align`).
+        name: What the terms are logged under; the class name in lower case if None.
+    """
+
+    default_weights: ClassVar[Mapping[str, Any]] = {}
+    default_student_taps: ClassVar[Mapping[str, Any]] = {}
+    default_teacher_taps: ClassVar[Mapping[str, Any]] = {}
+    #: Aliases that both sides tap are paired. 'auto' adapts the student's channels and size to the teacher's, None
+    #: hands both to ``loss`` as they are (relations and predictions), a dict fixes the adapter.
+    default_adapters: ClassVar[Mapping[str, Any]] = {}
+    #: A method that calls ``canonical_bev`` itself sets this, and may then pair maps of different declared layouts.
+    layout_aware: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        teacher: str | Sequence[str] = "teacher",
+        weights: Mapping[str, Any] | None = None,
+        student_taps: Mapping[str, Any] | None = None,
+        teacher_taps: Mapping[str, Any] | None = None,
+        adapters: Mapping[str, Any] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name or type(self).__name__.lower()
+        self.teachers = [teacher] if isinstance(teacher, str) else list(teacher)
+        self.weights = {**self.default_weights, **(weights or {})}
+        unknown = set(weights or {}) - set(self.default_weights)
+        if self.default_weights and unknown:
+            raise ValueError(f"{self.name} has no terms {sorted(unknown)}; it has {sorted(self.default_weights)}")
+        for word in [self.name, *self.weights]:
+            if "loss" in word or "." in word:
+                # MMEngine adds up every logged key that contains 'loss', and '.' separates keys of a state dict.
+                raise ValueError(f"The name or term {word!r} of a distiller must contain neither 'loss' nor '.'")
+        self.student_taps = _parse_taps({**self.default_student_taps, **(student_taps or {})})
+        self.teacher_taps = self._parse_teacher_taps({**self.default_teacher_taps, **(teacher_taps or {})})
+        self.adapter_configs = {**self.default_adapters, **(adapters or {})}
+
+    def loss(self, student: Taps, teacher: Taps, step: Step) -> dict[str, Tensor]:
+        """Compare the two sides.
+
+        Args:
+            student: Taps of the student by alias, in fp32, adapted.
+            teacher: Taps of the teacher or teachers by alias, in fp32, without gradient.
+            step: The rest of what is known.
+
+        Returns:
+            Term -> unweighted scalar.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define loss(student, teacher, step)")
+
+    def _parse_teacher_taps(self, taps: Mapping[str, Any]) -> dict[str, dict[str, TapSpec]]:
+        """Teacher name -> alias -> spec. With one teacher the config leaves its name out."""
+        if len(self.teachers) == 1:
+            return {self.teachers[0]: _parse_taps(taps)}
+        if set(taps) != set(self.teachers):
+            raise ValueError(f"{self.name} learns from {self.teachers}: teacher_taps must be one dict per teacher name")
+        parsed = {name: _parse_taps(taps[name]) for name in self.teachers}
+        aliases = [alias for specs in parsed.values() for alias in specs]
+        if len(aliases) != len(set(aliases)):
+            raise ValueError(f"{self.name}: the aliases of its teachers' taps must differ, got {aliases}")
+        return parsed
+
+
+def _parse_taps(taps: Mapping[str, Any]) -> dict[str, TapSpec]:
+    return {alias: parse_tap(spec) for alias, spec in taps.items()}

@@ -1,0 +1,289 @@
+"""Taps: named places of a model whose outputs a distiller reads.
+
+``'neck[0]'`` is element 0 of what the module ``neck`` returns; ``"bbox_head[0][0]['heatmap']"`` goes on into the nested
+output. Only module outputs can be tapped, because they are what a forward hook sees without touching the model's code.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+import torch._dynamo
+from torch import Tensor, nn
+
+Extent = tuple[float, float, float, float]
+Taps = Mapping[str, "Tap"]
+
+_PATH = re.compile(r"(?P<path>[A-Za-z_]\w*(?:\.\w+)*)(?P<index>(?:\[(?:-?\d+|'[^']*'|\"[^\"]*\")\])*)")
+_INDEX = re.compile(r"\[(?:(-?\d+)|'([^']*)'|\"([^\"]*)\")\]")
+_NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+class TapError(RuntimeError):
+    """A tap that cannot be attached, did not fire, or is read in a way that has no answer."""
+
+
+class ForwardStopped(BaseException):
+    """Ends a teacher's forward right after its deepest tap. No ``except Exception`` of a model may catch it."""
+
+
+@dataclass(frozen=True)
+class TapSpec:
+    """Where to read, and what the map found there means.
+
+    Attributes:
+        path: Name of the module, as in ``model.named_modules()``.
+        index: What to take of the module's output, applied in order.
+        layout: ``'yx'`` or ``'xy'``: the axes of the last two dimensions of a BEV map; None for anything else.
+        extent: Metric range ``(x0, y0, x1, y1)`` a BEV map covers, in metres.
+        stride: Input pixels (or voxels) per cell; a sequence for an output with several levels.
+        clone: Copy the output as it is produced, so that an in-place operation behind the tap cannot change it. With
+            ``False`` nothing is copied, and such an overwrite raises.
+    """
+
+    path: str
+    index: tuple[int | str, ...] = ()
+    layout: str | None = None
+    extent: Extent | None = None
+    stride: float | tuple[float, ...] | None = None
+    clone: bool = True
+
+    def __str__(self) -> str:
+        return self.path + "".join(f"[{item!r}]" for item in self.index)
+
+
+def parse_tap(spec: str | Mapping[str, Any] | TapSpec) -> TapSpec:
+    """Read a tap as configs write it.
+
+    Args:
+        spec: ``'module.path[0]["key"]'``, or a dict with that as ``path`` and other fields of :class:`TapSpec`.
+
+    >>> parse_tap("neck[0]").index
+    (0,)
+    >>> str(parse_tap(dict(path='bbox_head[0]["heatmap"]', layout="yx")))
+    "bbox_head[0]['heatmap']"
+    """
+    if isinstance(spec, TapSpec):
+        return spec
+    options: dict[str, Any] = {"path": spec} if isinstance(spec, str) else dict(spec)
+    unknown = set(options) - {item.name for item in fields(TapSpec)} | {"index"} & set(options)
+    if unknown or not isinstance(options.get("path"), str):
+        raise ValueError(f"A tap is 'module.path[i]' or a dict with path, layout, extent, stride, clone; got {spec!r}")
+    match = _PATH.fullmatch(options["path"])
+    if match is None:
+        raise ValueError(
+            f"Cannot read the tap {options['path']!r}: write 'module.path', then [0] or ['key'] on its output"
+        )
+    if options.get("layout") not in (None, "yx", "xy"):
+        raise ValueError(f"The layout of tap {options['path']!r} must be 'yx' or 'xy', not {options['layout']!r}")
+    if options.get("extent") is not None and len(options["extent"]) != 4:
+        raise ValueError(f"The extent of tap {options['path']!r} must be (x0, y0, x1, y1) in metres")
+    index = tuple(int(i) if i else (s or d) for i, s, d in _INDEX.findall(match["index"]))
+    for name in ("extent", "stride"):
+        if isinstance(options.get(name), Sequence):
+            options[name] = tuple(float(value) for value in options[name])
+    return TapSpec(**{**options, "path": match["path"], "index": index})
+
+
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Apply ``function`` to every tensor of a nested output; sparse tensors keep their coordinates."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(function, item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(function, item) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(function, item) for item in value)
+    if hasattr(value, "replace_feature"):
+        return value.replace_feature(function(value.features))
+    return value
+
+
+@dataclass
+class Tap:
+    """The outputs of one tapped place during one step.
+
+    Attributes:
+        spec: Where they come from and what they mean.
+        calls: One output per forward call of the module, in order.
+        model: Whose module it is, for messages.
+    """
+
+    spec: TapSpec
+    calls: list[Any] = field(default_factory=list)
+    model: str = "model"
+
+    @property
+    def value(self) -> Any:
+        """The output of the only call of this step."""
+        if len(self.calls) != 1:
+            how = "did not fire in this step" if not self.calls else f"fired {len(self.calls)} times; read tap.calls"
+            raise TapError(f"The tap '{self.spec}' of the {self.model} {how}")
+        return self.calls[0]
+
+    @property
+    def layout(self) -> str | None:
+        return self.spec.layout
+
+    @property
+    def extent(self) -> Extent | None:
+        return self.spec.extent
+
+    @property
+    def stride(self) -> float | tuple[float, ...] | None:
+        return self.spec.stride
+
+    def map(self, function: Callable[[Tensor], Any]) -> "Tap":
+        """The same tap with ``function`` applied to every tensor."""
+        return replace(self, calls=[map_tensors(function, call) for call in self.calls])
+
+
+class TapCollector:
+    """Forward hooks on one model, which keep what its tapped modules return while a step is recorded.
+
+    Outside of :meth:`recording` the hooks do nothing, so that activation checkpointing, which runs modules again during
+    backward, and validation leave no trace.
+    """
+
+    def __init__(self, model: nn.Module, specs: Mapping[str, TapSpec], *, owner: str = "model") -> None:
+        geometry = getattr(model, "bev_geometry", None)
+        self.owner = owner
+        self.specs = {alias: _with_geometry(spec, geometry) for alias, spec in specs.items()}
+        self.counts: dict[str, int] = {}
+        self.stop_at: dict[str, int] | None = None
+        self._calls: dict[TapSpec, list[Any]] = {}
+        self._originals: list[tuple[TapSpec, Tensor, int]] = []
+        self._active = False
+        self._needs_grad = False
+        self._handles = []
+        # Without this flag a model that is compiled and then tapped would go on without the hooks, silently.
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
+        modules = dict(model.named_modules())
+        for path in dict.fromkeys(spec.path for spec in self.specs.values()):
+            module = _find_module(modules, path, owner)
+            self._handles.append(module.register_forward_hook(_TapHook(self, path)))
+
+    @classmethod
+    def attach(cls, model: nn.Module, specs: Mapping[str, Any], *, owner: str = "model") -> "TapCollector":
+        """Put hooks on the modules that ``specs`` (alias -> tap) name; an unknown one raises with its neighbours."""
+        return cls(model, {alias: parse_tap(spec) for alias, spec in specs.items()}, owner=owner)
+
+    @contextmanager
+    def recording(self, *, stop_at: Mapping[str, int] | None = None) -> Iterator[None]:
+        """Keep outputs from here to the end of the block; what earlier blocks kept is dropped.
+
+        Args:
+            stop_at: Calls per module path after which the forward is ended; None runs it whole.
+        """
+        self.clear()
+        self._active, self._needs_grad = True, torch.is_grad_enabled()
+        self.stop_at = dict(stop_at) if stop_at is not None else None
+        try:
+            yield
+        except ForwardStopped:
+            pass
+        finally:
+            self._active = False
+        self._check_not_overwritten()
+
+    def taps(self) -> dict[str, Tap]:
+        """Alias -> tap of the recorded step. A tap without a call raises."""
+        silent = sorted({str(spec) for spec in self.specs.values() if not self._calls.get(spec)})
+        if silent:
+            raise TapError(
+                f"These taps of the {self.owner} did not fire in this forward: {', '.join(silent)}. The module was not "
+                "called, or only its .forward was (mmdet heads in mode 'tensor' do that): tap a module inside of it, "
+                "or use another forward mode."
+            )
+        return {alias: Tap(spec, self._calls[spec], self.owner) for alias, spec in self.specs.items()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TapCollector":
+        """A copy of a model gets taps of its own, empty: features of a running step cannot be copied."""
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__, _handles=[], _active=False)
+        copied.clear()
+        return memo.setdefault(id(self), copied)
+
+    def clear(self) -> None:
+        """Forget the step, and with it the memory it holds."""
+        self.counts, self._calls, self._originals = {}, {}, []
+
+    def detach(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _keep(self, path: str, output: Any) -> None:
+        if self._needs_grad and not torch.is_grad_enabled():
+            raise TapError(
+                f"The tap on '{path}' of the {self.owner} fired with gradients disabled (reentrant activation "
+                "checkpointing, or a part under no_grad), so that no loss on it could train anything. Tap the "
+                "output of the checkpointed part, or checkpoint with use_reentrant=False."
+            )
+        for spec in dict.fromkeys(self.specs.values()):
+            if spec.path == path:
+                self._calls.setdefault(spec, []).append(self._read(spec, output))
+        self.counts[path] = self.counts.get(path, 0) + 1
+        if self.counts == self.stop_at:
+            raise ForwardStopped
+
+    def _read(self, spec: TapSpec, output: Any) -> Any:
+        for step, item in enumerate(spec.index):
+            try:
+                output = output[item]
+            except (KeyError, IndexError, TypeError) as error:
+                taken = replace(spec, index=spec.index[:step])
+                raise TapError(
+                    f"The tap '{spec}' of the {self.owner}: no [{item!r}] in '{taken}', {error!r}"
+                ) from error
+        if spec.clone:
+            return map_tensors(torch.clone, output)
+        map_tensors(lambda tensor: self._originals.append((spec, tensor, tensor._version)), output)
+        return output
+
+    def _check_not_overwritten(self) -> None:
+        for spec, tensor, version in self._originals:
+            if tensor._version != version:
+                raise TapError(
+                    f"The tap '{spec}' of the {self.owner} was overwritten in place after it was read: "
+                    "remove clone=False"
+                )
+
+
+class _TapHook:
+    """One forward hook. An object, not a closure, so that a deep copy of a model does not feed the original's taps."""
+
+    def __init__(self, collector: TapCollector, path: str) -> None:
+        self.collector, self.path = collector, path
+
+    @torch.compiler.disable
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self.collector._active:
+            self.collector._keep(self.path, output)
+
+
+def _with_geometry(spec: TapSpec, geometry: Any) -> TapSpec:
+    """Fill layout and extent that a spec leaves out from the model's ``bev_geometry`` (a dict or an object)."""
+    if geometry is None:
+        return spec
+    known = geometry if isinstance(geometry, Mapping) else vars(geometry)
+    filled = parse_tap({"path": spec.path, "layout": known.get("layout"), "extent": known.get("extent")})
+    return replace(spec, layout=spec.layout or filled.layout, extent=spec.extent or filled.extent)
+
+
+def _find_module(modules: Mapping[str, nn.Module], path: str, owner: str) -> nn.Module:
+    if path not in modules:
+        nearest = get_close_matches(path, [name for name in modules if name], n=5, cutoff=0.0)
+        raise TapError(f"The {owner} has no module '{path}'. Nearest: {', '.join(nearest)}")
+    if isinstance(modules[path], _NEVER_CALLED):
+        inside = f"'{path}.0'" if isinstance(modules[path], nn.ModuleList) else "a module inside"
+        raise TapError(
+            f"'{path}' of the {owner} is a {type(modules[path]).__name__}, which is never called: tap {inside}"
+        )
+    return modules[path]
