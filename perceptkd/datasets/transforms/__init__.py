@@ -1,0 +1,7 @@
+"""Steps of a data pipeline. Randomness comes from numpy's global state, which ``SeededDataset`` seeds per sample."""
+
+import importlib
+import pkgutil
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")  # registers its transforms
