@@ -1,0 +1,226 @@
+"""The LiDAR: 32 beams turned through 360 degrees, with noise, lost returns and rain.
+
+Rays are cast by visiting, per triangle, only the beams and azimuths it can cover: an exact nearest hit for every ray.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from .calibration import LIDAR, RIG
+from .counter import normal, uniform
+from .materials import LOSS, POROSITY, REFLECTANCE
+from .scene import Scene, Snapshot
+from .semantics import VOID
+
+BEAMS = 32
+LOWEST_DEG, BEAM_STEP_DEG = -30.67, 4.0 / 3.0
+AZIMUTHS = 1084
+RANGE_M = 70.0
+NEAREST_M = 1.0
+RANGE_NOISE_M = 0.02
+DROP_OUT = 0.03
+
+
+class LidarSweep(NamedTuple):
+    """One revolution.
+
+    Args:
+        points: [N, 5] float32 (x, y, z, intensity 0-255, ring) in the sensor frame.
+        instance_id: [N] int32, 0 for the street.
+        semantic: [N] uint8, see ``SEMANTICS``; void for rain.
+    """
+
+    points: np.ndarray
+    instance_id: np.ndarray
+    semantic: np.ndarray
+
+
+def cast_lidar(scene: Scene, t: float) -> LidarSweep:
+    """The sweep taken at ``t`` seconds, as if at one instant."""
+    snapshot = scene.snapshot(t)
+    pose = scene.ego_pose(t) @ RIG[LIDAR].ego_from_sensor
+    key = np.uint64(scene.spec.noise_key("lidar", t))
+    distance, winner, facing = trace_rays(snapshot.corners, snapshot.material, pose, POROSITY, key)
+    weather = scene.weather
+    points, hit = collect_returns(
+        distance, winner, facing, snapshot.material, snapshot.semantic, REFLECTANCE, LOSS,
+        weather.rain, weather.lidar_loss, key,
+    )  # fmt: skip
+    return LidarSweep(points, *label_hits(snapshot, hit))
+
+
+def label_hits(snapshot: Snapshot, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Instance and semantic of triangles [N]; a negative index is rain."""
+    solid = hit >= 0
+    return np.where(solid, snapshot.instance[hit], 0).astype(np.int32), np.where(
+        solid, snapshot.semantic[hit], VOID
+    ).astype(np.uint8)
+
+
+@numba.njit(cache=True, nogil=True)
+def ray_direction(beam: int, azimuth: int) -> tuple[float, float, float]:
+    """Unit direction of a ray in the sensor frame: azimuth 0 looks along +x and turns clockwise."""
+    elevation = np.radians(LOWEST_DEG + BEAM_STEP_DEG * beam)
+    angle = -2.0 * np.pi * azimuth / AZIMUTHS
+    return np.cos(elevation) * np.cos(angle), np.cos(elevation) * np.sin(angle), np.sin(elevation)
+
+
+@numba.njit(cache=True, nogil=True)
+def trace_rays(
+    corners: np.ndarray, material: np.ndarray, pose: np.ndarray, porosity: np.ndarray, key: np.uint64
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nearest hit of every ray.
+
+    Args:
+        corners: [T, 3, 3] global.
+        material: [T].
+        pose: global_from_sensor [4, 4].
+        porosity: Probability by material that a ray passes through.
+        key: Noise key.
+
+    Returns:
+        Distance in metres (inf where nothing is hit), triangle (-1) and |cos| of incidence, each [BEAMS, AZIMUTHS].
+    """
+    distance = np.full((BEAMS, AZIMUTHS), np.inf)
+    winner = np.full((BEAMS, AZIMUTHS), -1, np.int32)
+    facing = np.zeros((BEAMS, AZIMUTHS))
+    directions = np.empty((BEAMS, AZIMUTHS, 3))
+    for beam in range(BEAMS):
+        for azimuth in range(AZIMUTHS):
+            directions[beam, azimuth] = ray_direction(beam, azimuth)
+    local = np.empty((3, 3))
+    for t in range(len(corners)):
+        for k in range(3):
+            dx = corners[t, k, 0] - pose[0, 3]
+            dy = corners[t, k, 1] - pose[1, 3]
+            dz = corners[t, k, 2] - pose[2, 3]
+            for axis in range(3):
+                local[k, axis] = pose[0, axis] * dx + pose[1, axis] * dy + pose[2, axis] * dz
+        first, last, low, high = _window(local)
+        if low > high:
+            continue
+        c0, c1, c2 = _cross(local[1], local[2]), _cross(local[2], local[0]), _cross(local[0], local[1])
+        volume = local[0, 0] * c0[0] + local[0, 1] * c0[1] + local[0, 2] * c0[2]
+        normal_length = np.sqrt(
+            (c0[0] + c1[0] + c2[0]) ** 2 + (c0[1] + c1[1] + c2[1]) ** 2 + (c0[2] + c1[2] + c2[2]) ** 2
+        )
+        if normal_length == 0.0:
+            continue
+        pores = porosity[material[t]]
+        for column in range(first, last + 1):
+            azimuth = column % AZIMUTHS
+            for beam in range(low, high + 1):
+                x, y, z = directions[beam, azimuth]
+                w0 = c0[0] * x + c0[1] * y + c0[2] * z
+                w1 = c1[0] * x + c1[1] * y + c1[2] * z
+                w2 = c2[0] * x + c2[1] * y + c2[2] * z
+                if not ((w0 >= 0 and w1 >= 0 and w2 >= 0) or (w0 <= 0 and w1 <= 0 and w2 <= 0)):
+                    continue
+                total = w0 + w1 + w2
+                if total == 0.0:
+                    continue
+                metres = volume / total
+                if metres < NEAREST_M or metres >= distance[beam, azimuth] or metres > RANGE_M:
+                    continue
+                if pores > 0.0 and uniform(key, np.uint64((t * BEAMS + beam) * AZIMUTHS + azimuth)) < pores:
+                    continue
+                distance[beam, azimuth] = metres
+                winner[beam, azimuth] = t
+                facing[beam, azimuth] = abs(total) / normal_length
+    return distance, winner, facing
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _cross(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
+
+
+@numba.njit(cache=True, nogil=True)
+def _window(local: np.ndarray) -> tuple[int, int, int, int]:
+    """Columns (first, last) and beams (low, high) a triangle [3, 3] can cover; low > high when none."""
+    nearest, farthest = _horizontal_range(local)
+    if nearest > RANGE_M:
+        return 0, -1, 0, -1
+    lowest, highest = min(local[0, 2], local[1, 2], local[2, 2]), max(local[0, 2], local[1, 2], local[2, 2])
+    bottom = np.arctan2(lowest, nearest if lowest < 0 else farthest)
+    top = np.arctan2(highest, nearest if highest > 0 else farthest)
+    low = max(0, int(np.ceil((np.degrees(bottom) - LOWEST_DEG) / BEAM_STEP_DEG - 1e-9)))
+    high = min(BEAMS - 1, int(np.floor((np.degrees(top) - LOWEST_DEG) / BEAM_STEP_DEG + 1e-9)))
+    if low > high:
+        return 0, -1, 0, -1
+    start = np.arctan2(local[0, 1], local[0, 0])
+    left, right = 0.0, 0.0
+    for k in (1, 2):
+        turn = np.arctan2(local[k, 1], local[k, 0]) - start
+        if turn > np.pi:
+            turn -= 2 * np.pi
+        elif turn < -np.pi:
+            turn += 2 * np.pi
+        left, right = max(left, turn), min(right, turn)
+    if nearest == 0.0 or left - right > np.pi:
+        return 0, AZIMUTHS - 1, low, high
+    per_radian = AZIMUTHS / (2 * np.pi)
+    first = int(np.ceil(-(start + left) * per_radian - 1e-9)) + AZIMUTHS
+    last = int(np.floor(-(start + right) * per_radian + 1e-9)) + AZIMUTHS
+    return first, last, low, high
+
+
+@numba.njit(cache=True, nogil=True)
+def _horizontal_range(local: np.ndarray) -> tuple[float, float]:
+    """Smallest and largest horizontal distance of a triangle from the sensor's axis; 0 when it encloses the axis."""
+    nearest, farthest = np.inf, 0.0
+    positive, negative = 0, 0
+    for k in range(3):
+        ax, ay = local[k, 0], local[k, 1]
+        bx, by = local[(k + 1) % 3, 0] - ax, local[(k + 1) % 3, 1] - ay
+        length = bx * bx + by * by
+        share = 0.0 if length == 0.0 else min(max(-(ax * bx + ay * by) / length, 0.0), 1.0)
+        nearest = min(nearest, np.hypot(ax + share * bx, ay + share * by))
+        farthest = max(farthest, np.hypot(ax, ay))
+        side = ax * by - ay * bx
+        positive += side > 0
+        negative += side < 0
+    if positive == 3 or negative == 3:
+        nearest = 0.0
+    return nearest, farthest
+
+
+@numba.njit(cache=True, nogil=True)
+def collect_returns(
+    distance: np.ndarray, winner: np.ndarray, facing: np.ndarray, material: np.ndarray, semantic: np.ndarray,
+    reflectance: np.ndarray, loss: np.ndarray, rain: float, loss_per_10m: float, key: np.uint64,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Points [N, 5] that come back and the triangle [N] of each (-1: rain)."""
+    points = np.empty((BEAMS * AZIMUTHS, 5), np.float32)
+    hit = np.empty(BEAMS * AZIMUTHS, np.int32)
+    count = 0
+    for azimuth in range(AZIMUTHS):
+        for beam in range(BEAMS):
+            ray = np.uint64(beam * AZIMUTHS + azimuth)
+            draw = uniform(key ^ np.uint64(0xD1), ray)
+            metres, triangle = distance[beam, azimuth], winner[beam, azimuth]
+            echo = 0.0
+            if triangle >= 0:
+                share = reflectance[material[triangle]] * (0.25 + 0.75 * facing[beam, azimuth])
+                strength = share / (1.0 + (metres / 45.0) ** 4)
+                arrives = (1.0 - loss[material[triangle]]) * (1.0 - DROP_OUT) * min(1.0, strength / 0.035)
+                arrives *= (1.0 - loss_per_10m) ** (metres / 10.0)
+                if draw < arrives:
+                    echo = share
+                else:
+                    triangle = -1
+            if rain > 0.0 and triangle < 0 and uniform(key ^ np.uint64(0xA7), ray) < 0.02 * rain:
+                metres, echo, triangle = 1.5 + 9.0 * uniform(key ^ np.uint64(0xB3), ray) ** 2, 0.02, -1
+            if echo == 0.0:
+                continue
+            metres += RANGE_NOISE_M * normal(key ^ np.uint64(0xC5), ray)
+            x, y, z = ray_direction(beam, azimuth)
+            points[count, 0], points[count, 1], points[count, 2] = x * metres, y * metres, z * metres
+            level = 255.0 * echo * (0.85 + 0.3 * uniform(key ^ np.uint64(0xE9), ray)) * 0.55
+            points[count, 3] = np.floor(min(255.0, max(0.0, level)))
+            points[count, 4] = beam
+            hit[count] = triangle
+            count += 1
+    return points[:count].copy(), hit[:count].copy()
