@@ -1,0 +1,400 @@
+"""UniDistill (CVPR 2023): a BEV detector of one sensor teaches one of another, near the annotated boxes only.
+
+Three losses compare the maps of student and teacher in metric space: features at nine key points of every box
+(:func:`feature_loss`), similarities between those points (:func:`relation_loss`), and head outputs under a Gaussian
+around every box centre (:func:`response_loss`). Nothing is added to the student at inference.
+
+Shapes: B samples, N boxes of the whole batch, P = 9 key points, C channels, H rows (y), W columns (x), M map cells.
+BEV boxes are ``(x, y, length, width, yaw)`` in metres and radians, counter-clockwise. Sections are those of the paper.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from perceptkd.core.distiller import Distiller, Step
+from perceptkd.core.distributed import all_reduce_mean
+from perceptkd.core.tap import Extent, Tap, Taps
+from perceptkd.registry import DISTILLERS
+
+# Four corners counter-clockwise from rear right, the centre, then the middle of the rear, left, front and right side,
+# in halves of (length, width).
+KEY_POINT_OFFSETS = ((-1, -1), (-1, 1), (1, 1), (1, -1), (0, 0), (-1, 0), (0, 1), (1, 0), (0, -1))
+
+
+def key_points(boxes: Tensor) -> Tensor:
+    """Places nine points on each box (Sec. 3.2): corners, centre, middles of the sides.
+
+    Args:
+        boxes: BEV boxes [N, 5].
+
+    Returns:
+        Metric coordinates [N, 9, 2].
+
+    >>> key_points(torch.tensor([[10.0, 5.0, 4.0, 2.0, 0.0]]))[0, :5].tolist()
+    [[8.0, 4.0], [8.0, 6.0], [12.0, 6.0], [12.0, 4.0], [10.0, 5.0]]
+    """
+    local = boxes.new_tensor(KEY_POINT_OFFSETS) * boxes[:, None, 2:4] / 2
+    cos, sin = boxes[:, None, 4].cos(), boxes[:, None, 4].sin()
+    x, y = local.unbind(dim=-1)
+    return torch.stack((cos * x - sin * y, sin * x + cos * y), dim=-1) + boxes[:, None, :2]
+
+
+def sample_points(
+    bev_map: Tensor, points: Tensor, sample_index: Tensor, *, extent: Extent, swap: bool = False
+) -> Tensor:
+    """Reads a BEV map at metric points, bilinearly; outside of the map it is zero.
+
+    Args:
+        bev_map: Map [B, C, H, W], row = y, column = x.
+        points: Metric points [N, P, 2].
+        sample_index: Which sample each row of ``points`` belongs to [N], sorted.
+        extent: Outer edges of the map ``(x0, y0, x1, y1)`` in metres.
+        swap: Exchange the two axes of the normalised points, as the released code does by mistake.
+
+    Returns:
+        Features [N, P, C] in the precision of ``points``; empty, yet connected to the graph, where N is zero.
+    """
+    low, high = points.new_tensor(extent).view(2, 2)
+    normalised = (points - low) / (high - low) * 2 - 1
+    if swap:
+        normalised = normalised.flip(-1)
+    # grid_sample wants the same number of rows per sample: pad, and drop the padding again below.
+    counts = torch.bincount(sample_index, minlength=len(bev_map))
+    slot = torch.arange(len(points), device=points.device) - (counts.cumsum(0) - counts)[sample_index]
+    grid = points.new_zeros(len(bev_map), max(1, int(counts.max())), points.shape[1], 2)
+    grid[sample_index, slot] = normalised
+    sampled = F.grid_sample(bev_map.to(points.dtype), grid, align_corners=False)
+    return sampled.permute(0, 2, 3, 1)[sample_index, slot]
+
+
+def feature_loss(student: Tensor, teacher: Tensor, *, num_boxes: Tensor | float, eps: float = 1e-4) -> Tensor:
+    """Mean absolute difference at the key points of each box, averaged over boxes whatever their size (Sec. 3.2).
+
+    Args:
+        student: Low-level features at the key points [N, P, C].
+        teacher: The teacher's [N, P, C]; detached.
+        num_boxes: Boxes per rank, averaged over ranks.
+        eps: Added to ``num_boxes``.
+    """
+    return (student - teacher.detach()).abs().mean(dim=(1, 2)).sum() / (num_boxes + eps)
+
+
+def relation_loss(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    num_boxes: Tensor | float,
+    scope: str = "intra",
+    sample_index: Tensor | None = None,
+    eps: float = 1e-4,
+) -> Tensor:
+    """Mean absolute difference of cosine similarities (Sec. 3.3); the channel counts of the two may differ.
+
+    Args:
+        student: High-level features at the key points [N, P, C].
+        teacher: The teacher's [N, P, C']; detached.
+        num_boxes: Boxes per rank, averaged over ranks.
+        scope: 'intra' compares the P points of one box with each other, as published; 'inter' compares each key point
+            with the same key point of all boxes of its sample.
+        sample_index: Which sample each box belongs to [N]; needed by 'inter'.
+        eps: Added to the norms and to ``num_boxes``.
+    """
+    difference = (_similarity(student, scope, eps) - _similarity(teacher.detach(), scope, eps)).abs()
+    if scope == "intra":
+        return difference.mean(dim=(1, 2)).sum() / (num_boxes + eps)
+    if sample_index is None:
+        raise ValueError("relation_loss with scope='inter' needs sample_index: which sample each box belongs to")
+    neighbours = (sample_index[:, None] == sample_index).to(difference.dtype)
+    per_box = (difference.mean(dim=0) * neighbours).sum(dim=1) / neighbours.sum(dim=1)
+    return per_box.sum() / (num_boxes + eps)
+
+
+def _similarity(features: Tensor, scope: str, eps: float) -> Tensor:
+    """Cosine similarities: [N, P, P] within boxes ('intra') or [P, N, N] between boxes ('inter')."""
+    unit = features / (torch.linalg.vector_norm(features, dim=-1, keepdim=True) + eps)
+    if scope == "inter":
+        unit = unit.transpose(0, 1)
+    return unit @ unit.transpose(1, 2)
+
+
+@torch.no_grad()
+def gaussian_mask(
+    boxes: Tensor,
+    sample_index: Tensor,
+    *,
+    shape: tuple[int, int, int],
+    extent: Extent,
+    overlap: float = 0.7,
+    min_radius: int = 0,
+) -> Tensor:
+    """Draws a Gaussian around every box centre and keeps the largest value per cell (Sec. 3.4).
+
+    Args:
+        boxes: BEV boxes [N, 5].
+        sample_index: Which sample each box belongs to [N].
+        shape: Of the mask: (B, H, W).
+        extent: Outer edges of the map ``(x0, y0, x1, y1)`` in metres.
+        overlap: Smallest IoU that a box shifted by the radius keeps, as in CornerNet.
+        min_radius: Smallest radius in cells; 0 lets small objects have a single cell.
+
+    Returns:
+        Mask [B, H, W] in [0, 1], fp32, without a gradient.
+    """
+    height, width = shape[1:]
+    low, high = boxes.new_tensor(extent, dtype=torch.float64).view(2, 2)
+    cell_m = (high - low) / low.new_tensor((width, height))
+    # trunc, not floor: a centre less than one cell outside of the low edge is drawn in the first cell, as published.
+    centre = ((boxes[:, :2].double() - low) / cell_m).trunc().long()
+    radius = _gaussian_radius(boxes[:, 2:4].double() / cell_m, overlap).long().clamp(min=min_radius)
+    reach = int(radius.max()) if len(boxes) else 0
+    step = torch.arange(-reach, reach + 1, device=boxes.device)
+    offset = torch.stack(torch.meshgrid(step, step, indexing="xy"), dim=-1).view(1, -1, 2)
+    sigma = (2 * radius[:, None].double() + 1) / 6
+    value = torch.exp(-offset.square().sum(dim=-1) / (2 * sigma.square())).float()
+    column, row = (centre[:, None] + offset).unbind(dim=-1)
+    drawn = (offset.abs().amax(dim=-1) <= radius[:, None]) & (column >= 0) & (column < width)
+    drawn &= (row >= 0) & (row < height)
+    cell = (sample_index[:, None] * height + row) * width + column
+    mask = value.new_zeros(shape[0] * height * width)
+    return mask.scatter_reduce_(0, cell[drawn], value[drawn], reduce="amax").view(shape)
+
+
+def _gaussian_radius(size: Tensor, overlap: float) -> Tensor:
+    """CornerNet's radius [N] of boxes of ``size`` [N, 2], in cells; the variant that divides by 2 where 2a is meant."""
+    total, area = size.sum(dim=1), size.prod(dim=1)
+    first = (total + (total**2 - 4 * area * (1 - overlap) / (1 + overlap)).sqrt()) / 2
+    second = (2 * total + (4 * total**2 - 16 * (1 - overlap) * area).sqrt()) / 2
+    third = (-2 * overlap * total + (4 * overlap**2 * total**2 + 16 * overlap * (1 - overlap) * area).sqrt()) / 2
+    return torch.minimum(torch.minimum(first, second), third)
+
+
+def class_probability(logits: Tensor, *, temperature: float = 1.0, clamp: float = 1e-4) -> Tensor:
+    """Sigmoid of ``logits / temperature``, kept ``clamp`` away from 0 and 1."""
+    return (logits / temperature).sigmoid().clamp(clamp, 1 - clamp)
+
+
+def response_loss(
+    student: Tensor,
+    teacher: Tensor,
+    weight: Tensor,
+    *,
+    total_weight: Tensor | float,
+    mode: str = "mean",
+    eps: float = 1e-4,
+) -> Tensor:
+    """Weighted mean over map cells of the absolute difference of two head outputs (Sec. 3.4).
+
+    Args:
+        student: Outputs of the student at the cells of the mask [M, K].
+        teacher: The teacher's [M, K]; detached.
+        weight: Value of the mask at these cells [M].
+        total_weight: Sum of the mask, averaged over ranks.
+        mode: How K channels become one difference: 'mean' averages their differences (regression), 'max' compares the
+            largest channel of either side (the published class term), 'sum' adds the differences up.
+        eps: Added to ``total_weight``.
+    """
+    teacher = teacher.detach()
+    if mode == "max":  # max, not amax: of equal channels only one gets the gradient
+        student, teacher = student.max(dim=1, keepdim=True).values, teacher.max(dim=1, keepdim=True).values
+    difference = (student - teacher).abs()
+    difference = difference.mean(dim=1) if mode == "mean" else difference.sum(dim=1)
+    return (difference * weight).sum() / (total_weight + eps)
+
+
+@DISTILLERS.register_module()
+class UniDistill(Distiller):
+    """Feature, relation and response distillation between two BEV detectors near the annotated boxes.
+
+    Terms: ``feature``, ``relation``, ``response_cls`` and ``response_reg``; a weight named ``response`` stands for both
+    of the last two. The defaults are the published weights from LiDAR to camera. Published for the other directions:
+    fusion to camera 10 / 5 / 10, camera to LiDAR 10 / 5 / 1 (with adapters on 'low' and 'high'), fusion to LiDAR
+    10 / 1 / 10.
+
+    Args:
+        relation_scope: See :func:`relation_loss`.
+        cls_mode: 'max' compares the largest class probability per cell, as published; 'per_class' adds up the
+            differences of all classes, so that a peak of the wrong class counts.
+        heatmap_key: Name of the class logits in the output of the heads.
+        reg_keys: Dense regression outputs to compare, of which those count that both heads have; an empty tuple
+            leaves ``response_reg`` out, for heads without dense regression.
+        temperature: Divides the class logits of both sides before the sigmoid.
+        overlap, min_radius: See :func:`gaussian_mask`.
+        clamp: Distance which class probabilities keep from 0 and 1.
+        eps: Added to norms and averages.
+        legacy: Repeat three mistakes of the released code: key points with x and y exchanged, the temperature on the
+            teacher alone, and a cell painted at the ego vehicle for samples with fewer boxes than the largest.
+        **kwargs: Of the base class.
+    """
+
+    default_weights = {"feature": 100.0, "relation": 40.0, "response_cls": 10.0, "response_reg": 10.0}
+    default_student_taps = {"low": "fuser", "high": "neck[0]", "response": "bbox_head"}
+    default_teacher_taps = {"low": "fuser", "high": "neck[0]", "response": "bbox_head"}
+    default_adapters = {"low": "auto", "high": None, "response": None}
+    layout_aware = True
+
+    def __init__(
+        self,
+        *,
+        weights: Mapping[str, Any] | None = None,
+        relation_scope: str = "intra",
+        cls_mode: str = "max",
+        heatmap_key: str = "heatmap",
+        reg_keys: Sequence[str] = ("reg", "height", "dim", "rot", "vel", "iou"),
+        temperature: float = 2.0,
+        overlap: float = 0.7,
+        min_radius: int = 0,
+        clamp: float = 1e-4,
+        eps: float = 1e-4,
+        legacy: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if relation_scope not in ("intra", "inter") or cls_mode not in ("max", "per_class") or eps < 1e-6:
+            raise ValueError(
+                "UniDistill: relation_scope is 'intra' or 'inter', cls_mode 'max' or 'per_class', eps at least 1e-6; "
+                f"not {relation_scope!r}, {cls_mode!r} and {eps}"
+            )
+        weights = dict(weights or {})
+        if "response" in weights:
+            weights = dict.fromkeys(("response_cls", "response_reg"), weights.pop("response")) | weights
+        super().__init__(weights=weights, **kwargs)
+        if not reg_keys:
+            del self.weights["response_reg"]
+        self.relation_scope = relation_scope
+        self.cls_mode = cls_mode
+        self.heatmap_key = heatmap_key
+        self.reg_keys = tuple(reg_keys)
+        self.probability = {"temperature": temperature, "clamp": clamp}
+        self.gaussian = {"overlap": overlap, "min_radius": min_radius}
+        self.eps = eps
+        self.legacy = legacy
+
+    def loss(self, student: Taps, teacher: Taps, step: Step) -> dict[str, Tensor]:
+        """Returns the terms named in the class docstring."""
+        boxes, sample_index = _batch_boxes(step.data_samples, device=student["low"].value.device)
+        points = key_points(boxes)
+        num_boxes = all_reduce_mean(points.new_tensor(float(len(boxes))))
+
+        def at_points(tap: Tap) -> Tensor:
+            bev_map, extent = _canonical(tap, tap.value), _extent(tap)
+            return sample_points(bev_map, points, sample_index, extent=extent, swap=self.legacy)
+
+        low = at_points(student["low"]), at_points(teacher["low"])
+        if low[0].shape != low[1].shape:
+            raise ValueError(
+                f"UniDistill: 'low' has {low[0].shape[-1]} channels in the student, {low[1].shape[-1]} in the teacher; "
+                "give the distiller an adapter for it (adapters=dict(low=...))"
+            )
+        high = at_points(student["high"]), at_points(teacher["high"])
+        return {
+            "feature": feature_loss(*low, num_boxes=num_boxes, eps=self.eps),
+            "relation": relation_loss(
+                *high, num_boxes=num_boxes, scope=self.relation_scope, sample_index=sample_index, eps=self.eps
+            ),
+            **self._response(student["response"], teacher["response"], boxes, sample_index),
+        }
+
+    def _response(self, student: Tap, teacher: Tap, boxes: Tensor, sample_index: Tensor) -> dict[str, Tensor]:
+        """The class and regression terms, read from the cells under the Gaussian mask alone."""
+        student_head, teacher_head = _head_maps(student), _head_maps(teacher)
+        shared = self._shared_keys(student_head, teacher_head)
+        if _extent(student) != _extent(teacher):
+            raise ValueError(
+                f"UniDistill: the heads cover {_extent(student)} m (student), {_extent(teacher)} m (teacher)"
+            )
+        batch_size, _, height, width = student_head[self.heatmap_key][0].shape
+        if self.legacy:
+            boxes, sample_index = _with_padding(boxes, sample_index, batch_size=batch_size)
+        shape, extent = (batch_size, height, width), _extent(student)
+        mask = gaussian_mask(boxes, sample_index, shape=shape, extent=extent, **self.gaussian)
+        cells = mask.nonzero(as_tuple=True)
+
+        def at_cells(head: Mapping[str, list[Tensor]], keys: Sequence[str]) -> Tensor:
+            return torch.cat([task.permute(0, 2, 3, 1)[cells].float() for key in keys for task in head[key]], dim=1)
+
+        average = {"total_weight": all_reduce_mean(mask.sum()), "eps": self.eps}
+        own = {"temperature": 1.0, "clamp": 1e-4} if self.legacy else self.probability
+        terms = {
+            "response_cls": response_loss(
+                class_probability(at_cells(student_head, [self.heatmap_key]), **own),
+                class_probability(at_cells(teacher_head, [self.heatmap_key]), **self.probability),
+                mask[cells],
+                mode="max" if self.cls_mode == "max" else "sum",
+                **average,
+            )
+        }
+        if self.reg_keys:
+            pair = at_cells(student_head, shared), at_cells(teacher_head, shared)
+            terms["response_reg"] = response_loss(*pair, mask[cells], mode="mean", **average)
+        return terms
+
+    def _shared_keys(self, student: Mapping[str, list[Tensor]], teacher: Mapping[str, list[Tensor]]) -> list[str]:
+        """The regression outputs to compare; raises unless both heads speak of the same cells and classes."""
+        shared = [key for key in self.reg_keys if key in student and key in teacher]
+        if self.heatmap_key not in student or self.heatmap_key not in teacher:
+            has = f"the student's has {sorted(student)}, the teacher's {sorted(teacher)}"
+            raise ValueError(f"UniDistill: both heads need '{self.heatmap_key}', but {has}")
+        if self.reg_keys and not shared:
+            raise ValueError(
+                f"UniDistill: the heads share none of {self.reg_keys}; reg_keys=() leaves response_reg out"
+            )
+        for key in (self.heatmap_key, *shared):
+            shapes = [[tuple(task.shape) for task in head[key]] for head in (student, teacher)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"UniDistill: '{key}' is {shapes[0]} in the student, {shapes[1]} in the teacher; "
+                    "the response terms need equal tasks, classes and grids"
+                )
+        return shared
+
+
+def _batch_boxes(data_samples: Sequence[Any], *, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Joins the annotated boxes of a batch: BEV boxes [N, 5] in fp32 and which sample each belongs to [N]."""
+    per_sample = [sample.gt_instances_3d.bboxes_3d.bev.to(device, torch.float32) for sample in data_samples]
+    counts = torch.tensor([len(boxes) for boxes in per_sample], device=device)
+    return torch.cat(per_sample), torch.repeat_interleave(torch.arange(len(per_sample), device=device), counts)
+
+
+def _with_padding(boxes: Tensor, sample_index: Tensor, *, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Adds the zero row that the released mask takes for a box to every sample with fewer boxes than the largest."""
+    counts = torch.bincount(sample_index, minlength=batch_size)
+    short = (counts < counts.max()).nonzero().squeeze(1)
+    return torch.cat((boxes, boxes.new_zeros(len(short), 5))), torch.cat((sample_index, short))
+
+
+def _head_maps(tap: Tap) -> dict[str, list[Tensor]]:
+    """The nested output of a dense head as {name: one canonical map [B, C, H, W] per task}."""
+    maps: dict[str, list[Tensor]] = defaultdict(list)
+    pending = [tap.value]
+    while pending:
+        output = pending.pop(0)
+        if not isinstance(output, Mapping):
+            pending = [*output, *pending]
+            continue
+        for name, head_map in output.items():
+            maps[name].append(_canonical(tap, head_map))
+    return dict(maps)
+
+
+def _canonical(tap: Tap, bev_map: Tensor) -> Tensor:
+    """Turns a map of the tap into [B, C, H = y, W = x]."""
+    if tap.layout not in ("yx", "xy"):
+        raise ValueError(
+            f"UniDistill: the BEV map at '{tap.spec.path}' does not say whether its rows are y or x; declare it in the "
+            f"tap: dict(path='{tap.spec.path}', layout='yx', extent=(x0, y0, x1, y1))"
+        )
+    return bev_map if tap.layout == "yx" else bev_map.transpose(-1, -2)
+
+
+def _extent(tap: Tap) -> Extent:
+    """The metric extent that the tap declares."""
+    if tap.extent is None:
+        raise ValueError(
+            f"UniDistill: the BEV map at '{tap.spec.path}' does not say which area it covers; declare it in the tap: "
+            f"dict(path='{tap.spec.path}', extent=(x0, y0, x1, y1)) in metres"
+        )
+    return tuple(tap.extent)

@@ -1,0 +1,73 @@
+"""What the tests of the distillers share: hand-made taps and steps on UniDistill's 180 x 180 map."""
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+import perceptkd.registry  # noqa: F401  (makes mmdet3d importable)
+
+FULL_EXTENT = (-54.0, -54.0, 54.0, 54.0)
+TASK_CLASSES = (1, 2, 2, 1, 2, 2)
+REGRESSION_CHANNELS = {"reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2, "iou": 1}
+
+
+@pytest.fixture
+def make_step() -> Callable[..., SimpleNamespace]:
+    """make_step([[(x, y, l, w, yaw), ...] of each sample]) -> a step that holds these boxes."""
+    from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
+
+    def make(boxes_of_samples: Sequence[Sequence[Sequence[float]]]) -> SimpleNamespace:
+        samples = []
+        for boxes in boxes_of_samples:
+            bev = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5)
+            full = torch.zeros(len(bev), 9)
+            full[:, [0, 1, 3, 4, 6]] = bev
+            full[:, 2], full[:, 5] = -1.0, 1.5
+            sample = Det3DDataSample()
+            sample.gt_instances_3d = InstanceData(bboxes_3d=LiDARInstance3DBoxes(full, box_dim=9))
+            samples.append(sample)
+        return SimpleNamespace(data_samples=samples)
+
+    return make
+
+
+@pytest.fixture
+def make_taps() -> Callable[..., dict[str, SimpleNamespace]]:
+    """make_taps(low, high, response) -> taps with these values, on the full map unless said otherwise."""
+
+    def make(
+        low: Tensor, high: Tensor, response: Any, *, layout: str | None = "yx", extent: Any = FULL_EXTENT
+    ) -> dict[str, SimpleNamespace]:
+        values = {"low": low, "high": high, "response": response}
+        return {
+            name: SimpleNamespace(value=value, layout=layout, extent=extent, spec=SimpleNamespace(path=name))
+            for name, value in values.items()
+        }
+
+    return make
+
+
+@pytest.fixture
+def make_head() -> Callable[..., tuple]:
+    """make_head(logit, regression) -> the output of a six-task CenterHead whose maps are constant."""
+
+    def make(logit: float, regression: float, *, batch_size: int = 1, size: int = 180) -> tuple:
+        def full(channels: int, value: float) -> Tensor:
+            return torch.full((batch_size, channels, size, size), value)
+
+        return tuple(
+            [
+                {
+                    "heatmap": full(classes, logit),
+                    **{name: full(channels, regression) for name, channels in REGRESSION_CHANNELS.items()},
+                }
+            ]
+            for classes in TASK_CLASSES
+        )
+
+    return make
