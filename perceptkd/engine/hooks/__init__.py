@@ -1,5 +1,6 @@
 """Hooks, found by MMEngine under the prefix ``perceptkd.``."""
 
 from perceptkd.engine.hooks.seed_epoch_hook import SeedEpochHook
+from perceptkd.engine.hooks.student_checkpoint_hook import StudentCheckpointHook
 
-__all__ = ["SeedEpochHook"]
+__all__ = ["SeedEpochHook", "StudentCheckpointHook"]
