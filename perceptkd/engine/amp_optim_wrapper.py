@@ -1,0 +1,48 @@
+"""Mixed precision training that also runs on the CPU."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from perceptkd.engine.precision import Precision, choose_precision, record_precision, to_channels_last
+from perceptkd.registry import OPTIM_WRAPPERS
+
+
+@OPTIM_WRAPPERS.register_module()
+class AmpOptimWrapper(OptimWrapper):
+    """``OptimWrapper`` with bf16 autocast and channels_last convolutions where the hardware computes bf16.
+
+    MMEngine's own ``AmpOptimWrapper`` refuses to run without a GPU. bf16 has the range of fp32, so no loss scaling is
+    needed. Weights, gradients and the optimizer's state stay fp32.
+
+    Args:
+        precision: ``auto`` (the rule of ``choose_precision``), ``bf16`` or ``fp32``.
+        **kwargs: Of ``OptimWrapper``.
+    """
+
+    def __init__(self, *, precision: str = "auto", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._request = precision
+        self._precision: Precision | None = None
+
+    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
+        """Called once before training, when the weights are final: choose, and lay out the convolutions."""
+        super().initialize_count_status(model, init_counts, max_counts)
+        self._choose(model)
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Run the forward pass of a training step under autocast."""
+        precision = self._precision or self._choose(model)
+        with super().optim_context(model), precision.autocast(next(model.parameters()).device):
+            yield
+
+    def _choose(self, model: nn.Module) -> Precision:
+        self._precision = choose_precision(next(model.parameters()).device, request=self._request)
+        if self._precision.channels_last:
+            to_channels_last(model)
+        record_precision(self._precision)
+        return self._precision

@@ -1,0 +1,98 @@
+"""bf16 on the CPU: what is computed in it, what stays fp32, and who decides."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import OPTIM_WRAPPERS
+from torch import nn
+
+from perceptkd.engine import backends, precision
+from perceptkd.engine.precision import choose_precision, to_channels_last
+
+
+@pytest.fixture
+def has_amx(monkeypatch: pytest.MonkeyPatch):
+    """Pretend that the CPU has, or has not, AMX."""
+    return lambda answer: monkeypatch.setattr(precision, "cpu_has_amx", lambda: answer)
+
+
+def build(model: nn.Module, **options: object):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return OPTIM_WRAPPERS.build({"type": "perceptkd.AmpOptimWrapper", "optimizer": optimizer, **options})
+
+
+def test_rule_on_the_cpu(has_amx) -> None:
+    has_amx(True)
+    chosen = choose_precision("cpu")
+    assert (chosen.dtype, chosen.channels_last, chosen.reason) == (torch.bfloat16, True, "this CPU has AMX")
+    has_amx(False)
+    chosen = choose_precision("cpu")
+    assert (chosen.dtype, chosen.channels_last, chosen.reason) == (None, False, "this CPU has no AMX")
+    assert choose_precision("cpu", request="bf16").dtype is torch.bfloat16
+    has_amx(True)
+    assert choose_precision("cpu", request="fp32").dtype is None
+    with pytest.raises(ValueError, match="auto, bf16 or fp32"):
+        choose_precision("cpu", request="fp16")
+
+
+def test_forward_is_bf16_and_everything_kept_is_fp32(has_amx) -> None:
+    has_amx(True)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+    wrapper = build(model)
+    wrapper.initialize_count_status(model, 0, 1)
+    before = model[0].weight.detach().clone()
+    with wrapper.optim_context(model):
+        out = model(torch.rand(2, 3, 4, 4))
+    assert out.dtype is torch.bfloat16
+    wrapper.update_params(out.float().square().mean())
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert model[0].weight.dtype is torch.float32
+    assert all(state["momentum_buffer"].dtype is torch.float32 for state in wrapper.optimizer.state.values())
+    assert not torch.equal(before, model[0].weight)
+
+
+def test_fp32_changes_nothing(has_amx) -> None:
+    has_amx(True)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    inputs = torch.rand(2, 3, 4, 4)
+    expected = model(inputs)
+    wrapper = build(model, precision="fp32")
+    with wrapper.optim_context(model):
+        assert torch.equal(model(inputs), expected)
+    assert model[0].weight.is_contiguous()
+
+
+def test_channels_last_touches_2d_convolutions_alone() -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(4, 3, 3, 8))
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(3, 4, 3), Sparse(), nn.ConvTranspose2d(4, 4, 2))
+    parameters = list(model.parameters())
+    values = [p.detach().clone() for p in parameters]
+    assert to_channels_last(model) == 2
+    assert model[2].weight.is_contiguous()
+    assert all(p is q and torch.equal(p, v) for p, q, v in zip(parameters, model.parameters(), values))
+
+
+def test_the_choice_is_kept_for_results(has_amx) -> None:
+    has_amx(True)
+    model = nn.Linear(2, 2)
+    build(model).initialize_count_status(model, 0, 1)
+    assert backends()["amp"] == "bfloat16"
+    assert backends()["mmcv_ops"] == "own"
+    build(model, precision="fp32").initialize_count_status(model, 0, 1)
+    assert backends()["amp"] == "off"
+
+
+def test_trains_and_resumes_a_detector(tiny_config: Config, tmp_path, train, one_thread) -> None:
+    tiny_config.optim_wrapper.update(type="perceptkd.AmpOptimWrapper", precision="bf16")
+    train(tiny_config, tmp_path / "through")
+    train(tiny_config, tmp_path / "stopped", kill_at=4)
+    train(tiny_config, tmp_path / "stopped", resume=True)
+    through, stopped = (
+        torch.load(tmp_path / run / "epoch_2.pth", weights_only=False) for run in ("through", "stopped")
+    )
+    assert all(torch.equal(w, stopped["state_dict"][k]) for k, w in through["state_dict"].items())
+    assert all(w.dtype is not torch.bfloat16 for w in through["state_dict"].values())
