@@ -1,0 +1,112 @@
+"""``tools/create_data.py``: the simulated world in nuScenes format, or info files of the real nuScenes."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+FORMATS = ("nuscenes",)
+DEFAULT_SPLITS = {"train": 16, "tune": 6, "report": 6}
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """'800x450' as (800, 450).
+
+    >>> parse_size("800x450")
+    (800, 450)
+    """
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 800x450") from None
+    return width, height
+
+
+def parse_split(text: str) -> tuple[str, int]:
+    """'train=16' as ('train', 16).
+
+    >>> parse_split("train=16")
+    ('train', 16)
+    """
+    name, _, count = text.partition("=")
+    if not name or not count.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no split such as train=16")
+    return name, int(count)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="create_data.py", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    world = kinds.add_parser("simworld", help="write a simulated data set")
+    world.add_argument("--out", type=Path, required=True, help="the data set goes to OUT/FORMAT")
+    world.add_argument("--format", choices=FORMATS, default="nuscenes")
+    world.add_argument("--version", choices=("v1.0-mini", "v1.0-trainval"), help="default: mini without --splits")
+    world.add_argument("--scenes", type=int, help="only the first N of the ten mini scenes")
+    world.add_argument(
+        "--splits",
+        type=parse_split,
+        nargs="+",
+        metavar="NAME=SCENES",
+        help="scenes per split of a v1.0-trainval set; default: "
+        + " ".join(f"{name}={count}" for name, count in DEFAULT_SPLITS.items()),
+    )
+    world.add_argument("--keyframes", type=int, default=40, help="key frames per scene, at 2 Hz")
+    world.add_argument("--image-size", type=parse_size, default=(800, 450), metavar="WIDTHxHEIGHT")
+    world.add_argument("--sweeps", type=int, default=9, help="LiDAR sweeps between two key frames, 0 to 9")
+    world.add_argument("--no-sweeps", dest="sweeps", action="store_const", const=0, help="key frames only")
+    world.add_argument("--seed", type=int, default=0)
+    world.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; the bytes are the same")
+    world.add_argument("--overwrite", action="store_true", help="replace another simulated data set in OUT/FORMAT")
+    real = kinds.add_parser("nuscenes", help="write the info files of the real nuScenes")
+    real.add_argument("--root", type=Path, required=True, help="folder with samples/, sweeps/ and the tables")
+    real.add_argument("--version", choices=("v1.0-mini", "v1.0-trainval", "v1.0-test"), default="v1.0-trainval")
+    real.add_argument("--max-sweeps", type=int, default=10, help="earlier LiDAR sweeps listed per key frame")
+    return parser
+
+
+def create_simworld(arguments: argparse.Namespace) -> list[Path]:
+    """Writes the simulated data set; returns its info files."""
+    from perceptkd.datasets.nuscenes_infos import info_path
+    from perceptkd.datasets.simworld.writers.nuscenes import write_nuscenes_world
+    from perceptkd.datasets.simworld.writers.plan import MINI, TRAINVAL, WorldError, plan_mini, plan_trainval
+
+    version = arguments.version or (TRAINVAL if arguments.splits else MINI)
+    sizes = {
+        "seed": arguments.seed,
+        "num_keyframes": arguments.keyframes,
+        "image_size": arguments.image_size,
+        "sweeps": arguments.sweeps,
+    }
+    if version == MINI:
+        if arguments.splits:
+            raise WorldError(f"{MINI} has its official splits: leave out --splits, or use --version {TRAINVAL}")
+        plan = plan_mini(arguments.scenes, **sizes)
+    else:
+        if arguments.scenes is not None:
+            raise WorldError(f"--scenes is for {MINI}: say how many scenes each split has, as in --splits train=16")
+        plan = plan_trainval(dict(arguments.splits or DEFAULT_SPLITS.items()), **sizes)
+    root = arguments.out / arguments.format
+    write_nuscenes_world(plan, root, workers=arguments.workers, overwrite=arguments.overwrite)
+    return [info_path(root, split) for split, names in plan.splits.items() if names]
+
+
+def create_nuscenes(arguments: argparse.Namespace) -> list[Path]:
+    """Writes the info files of a nuScenes data root; returns them."""
+    from perceptkd.datasets.nuscenes_infos import create_nuscenes_infos
+
+    return list(create_nuscenes_infos(arguments.root, arguments.version, max_sweeps=arguments.max_sweeps).values())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; what the user can mend ends in one sentence and exit status 1."""
+    arguments = build_parser().parse_args(argv)
+    create = create_simworld if arguments.kind == "simworld" else create_nuscenes
+    try:
+        for path in create(arguments):
+            print(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,182 @@
+"""Sensor files to arrays, each file checked: a bad one ends in an error that names the sample and the file."""
+
+import perceptkd.compat  # noqa: F401  (mmdet3d is importable after it)
+
+# isort: split
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmdet3d.structures.points import LiDARPoints
+
+from perceptkd.registry import TRANSFORMS
+
+BYTES_PER_FLOAT = 4
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+#: Cameras may pad a file behind the end marker; a cut file has none at all near its end.
+JPEG_TAIL_BYTES = 1024
+
+
+def load_points(path: str | Path, num_features: int, *, sample: str) -> np.ndarray:
+    """Reads a LiDAR sweep.
+
+    Returns:
+        float32 [N, num_features], N > 0, all finite.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is cut, empty, or holds NaN.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"sample {sample}: LiDAR file {path} is missing; restore it or remake the data set")
+    values = np.fromfile(path, dtype=np.float32)
+    size = path.stat().st_size
+    if size % (BYTES_PER_FLOAT * num_features):
+        raise ValueError(
+            f"sample {sample}: LiDAR file {path} is truncated: {size} bytes are no whole number of points of "
+            f"{num_features} float32 values; restore it or remake the data set"
+        )
+    if not len(values):
+        raise ValueError(f"sample {sample}: LiDAR file {path} holds no point; restore it or drop the sample")
+    points = values.reshape(-1, num_features)
+    broken = ~np.isfinite(points).all(axis=1)
+    if broken.any():
+        raise ValueError(
+            f"sample {sample}: {broken.sum()} of {len(points)} points in {path} are NaN or infinite; "
+            "remove those points from the file (a driver may write them for rays without return)"
+        )
+    return points
+
+
+def load_image(path: str | Path, *, sample: str) -> np.ndarray:
+    """Reads an image.
+
+    Returns:
+        uint8 [H, W, 3] in BGR.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is cut or no image.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"sample {sample}: image {path} is missing; restore it or remake the data set")
+    content = path.read_bytes()
+    # OpenCV decodes a cut JPEG without an error and fills the rest with grey.
+    cut = content.startswith(JPEG_START) and JPEG_END not in content[-JPEG_TAIL_BYTES:]
+    image = None if cut or not content else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(
+            f"sample {sample}: image {path} is truncated or unreadable ({len(content)} bytes); "
+            "restore it or remake the data set"
+        )
+    return image
+
+
+def _homogeneous(matrix: Sequence[Sequence[float]]) -> np.ndarray:
+    """A 3x3, 3x4 or 4x4 matrix as 4x4."""
+    array = np.asarray(matrix, dtype=np.float64)
+    result = np.eye(4)
+    result[: array.shape[0], : array.shape[1]] = array
+    return result
+
+
+@TRANSFORMS.register_module()
+class LoadPoints(BaseTransform):
+    """The key frame's LiDAR points and those of earlier sweeps, moved to the key frame's LiDAR frame.
+
+    It replaces mmdet3d's ``LoadPointsFromFile`` and ``LoadPointsFromMultiSweeps``. The latter adds the sweep's offset
+    turned by the rotation between the two frames, so that old sweeps smear in curves, and draws sweeps at random in
+    training; here the offset is right and the newest sweeps are taken.
+
+    Sets ``points``: LiDARPoints [N, 5] of x, y, z [m], intensity (as stored, 0-255) and the age of the point [s].
+
+    Args:
+        sweeps: How many earlier sweeps to add, newest first; a scene's first frames have fewer.
+        remove_close_m: Points of earlier sweeps within this distance of the sensor, in x and in y, are the vehicle
+            itself and are dropped.
+    """
+
+    def __init__(self, *, sweeps: int = 0, remove_close_m: float = 1.0) -> None:
+        self.sweeps = sweeps
+        self.remove_close_m = remove_close_m
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Adds ``points``."""
+        frame = results["lidar_points"]
+        num_features = frame["num_pts_feats"]
+        points = load_points(frame["lidar_path"], num_features, sample=results["token"])[:, :4]
+        clouds = [np.pad(points, ((0, 0), (0, 1)))]
+        if self.sweeps:
+            if "lidar_sweeps" not in results:
+                raise ValueError(
+                    f"sample {results['token']}: its info file lists no sweeps, so sweeps={self.sweeps} cannot be met; "
+                    "set sweeps=0 or remake the info file"
+                )
+            clouds += [self._load_sweep(sweep, results) for sweep in results["lidar_sweeps"][: self.sweeps]]
+        results["points"] = LiDARPoints(torch.from_numpy(np.concatenate(clouds)), points_dim=5)
+        return results
+
+    def _load_sweep(self, sweep: Mapping[str, Any], results: Mapping[str, Any]) -> np.ndarray:
+        frame = sweep["lidar_points"]
+        points = load_points(frame["lidar_path"], results["lidar_points"]["num_pts_feats"], sample=results["token"])
+        points = points[(np.abs(points[:, :2]) >= self.remove_close_m).any(axis=1), :4]
+        key_from_sweep = np.linalg.inv(_homogeneous(frame["lidar2sensor"]))
+        moved = points[:, :3] @ key_from_sweep[:3, :3].T + key_from_sweep[:3, 3]
+        age = np.full((len(points), 1), results["timestamp"] - sweep["timestamp"])
+        return np.concatenate([moved, points[:, 3:], age], axis=1).astype(np.float32)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(sweeps={self.sweeps}, remove_close_m={self.remove_close_m})"
+
+
+@TRANSFORMS.register_module()
+class LoadMultiViewImages(BaseTransform):
+    """The cameras' images and calibration, under the names of mmdet3d's multi-view pipelines.
+
+    Sets ``img`` (list of V uint8 [H, W, 3] in BGR), ``cam2img``, ``lidar2cam`` and ``ori_cam2img`` (float32 [V, 4, 4]),
+    ``filename``, ``cam_names``, ``num_views``, ``img_shape``, ``ori_shape`` and ``pad_shape`` (H, W).
+
+    Args:
+        cameras: Channel names, in the order wanted; by default all of the info file in its order.
+    """
+
+    def __init__(self, cameras: Sequence[str] | None = None) -> None:
+        self.cameras = cameras
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Adds the images and their calibration."""
+        names = list(self.cameras or results["images"])
+        unknown = [name for name in names if name not in results["images"]]
+        if unknown:
+            raise ValueError(
+                f"sample {results['token']} has no camera {', '.join(unknown)}; it has {', '.join(results['images'])}"
+            )
+        views = [results["images"][name] for name in names]
+        images = [load_image(view["img_path"], sample=results["token"]) for view in views]
+        shapes = {image.shape[:2] for image in images}
+        if len(shapes) > 1:
+            raise ValueError(f"sample {results['token']}: its images differ in size: {sorted(shapes)} (H, W)")
+        shape = shapes.pop()
+        cam2img = np.stack([_homogeneous(view["cam2img"]) for view in views]).astype(np.float32)
+        results.update(
+            img=images,
+            filename=[view["img_path"] for view in views],
+            cam_names=names,
+            num_views=len(views),
+            cam2img=cam2img,
+            ori_cam2img=cam2img.copy(),
+            lidar2cam=np.stack([_homogeneous(view["lidar2cam"]) for view in views]).astype(np.float32),
+            img_shape=shape,
+            ori_shape=shape,
+            pad_shape=shape,
+        )
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(cameras={self.cameras})"
