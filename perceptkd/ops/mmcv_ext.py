@@ -80,7 +80,7 @@ def _bind(name: str) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         function = getattr(importlib.import_module(FUNCTIONS_MODULE), name, None)
-        if function is None:
+        if function is None or function.__module__ != FUNCTIONS_MODULE:
             raise NotImplementedError(
                 f"the mmcv op {name!r} has no implementation in perceptkd yet; to use a model that needs it, install "
                 f"an mmcv with compiled ops and set {ENVIRONMENT_VARIABLE}=compiled"
