@@ -1,0 +1,209 @@
+"""The detectors of mmdet and mmdet3d run on our ops: loss, backward and predict, from upstream's own config files.
+
+Only sizes are changed: a smaller range, no downloaded weights, score thresholds of 0 so that NMS has work.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+
+import perceptkd.compat  # noqa: F401
+from perceptkd.ops import mmcv_ext, sparse
+
+CLOUD_POINTS = 3000
+needs_sparse = pytest.mark.skipif(not hasattr(sparse, "register_in_mmdet3d"), reason="no sparse convolution yet")
+
+
+@pytest.fixture(autouse=True)
+def own_ops() -> None:
+    assert mmcv_ext.backends()["mmcv_ops"] == "own"
+
+
+def build(config: Mapping, scope: str) -> torch.nn.Module:
+    """Builds a model of another scope the way the Runner does."""
+    from mmengine import ConfigDict
+    from mmengine.registry import MODELS, init_default_scope
+    from mmengine.utils import import_modules_from_strings
+
+    import_modules_from_strings([f"{scope}.models"])
+    init_default_scope(scope)
+    torch.manual_seed(0)
+    return MODELS.build(ConfigDict(config))
+
+
+def upstream_config(name: str) -> Mapping:
+    from mmengine.hub import get_config
+
+    return get_config(name)
+
+
+def scene(low: list[float], high: list[float], columns: int, box_columns: int, classes: int) -> dict:
+    """A batch of two clouds, each with three boxes full of points."""
+    from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
+    from mmengine.structures import InstanceData
+
+    rng = np.random.default_rng(0)
+    points, samples = [], []
+    for _ in range(2):
+        centres = rng.uniform(low, high, (3, 3)) * 0.6 + np.mean([low, high], axis=0) * 0.4
+        sizes = np.tile([3.9, 1.6, 1.6], (3, 1))
+        inside = centres[:, None] + rng.uniform(-0.5, 0.5, (3, 200, 3)) * sizes[:, None]
+        ground = rng.uniform(low, high, (CLOUD_POINTS, 3))
+        cloud = np.zeros((600 + CLOUD_POINTS, columns), np.float32)
+        cloud[:, :3] = np.concatenate([inside.reshape(-1, 3), ground])
+        boxes = np.zeros((3, box_columns), np.float32)
+        boxes[:, :6] = np.concatenate([centres - [0, 0, 0.8], sizes], axis=1)
+        boxes[:, 6] = rng.uniform(-3, 3, 3)
+        sample = Det3DDataSample(metainfo={"box_type_3d": LiDARInstance3DBoxes})
+        sample.gt_instances_3d = InstanceData(
+            bboxes_3d=LiDARInstance3DBoxes(torch.from_numpy(boxes), box_dim=box_columns),
+            labels_3d=torch.from_numpy(rng.integers(0, classes, 3)),
+        )
+        points.append(torch.from_numpy(cloud))
+        samples.append(sample)
+    return {"inputs": {"points": points}, "data_samples": samples}
+
+
+def replace_lists(node: object, old: list, new: list) -> object:
+    """Replaces every list equal to ``old`` in nested dicts and lists."""
+    if isinstance(node, (list, tuple)) and list(node) == old:
+        return list(new)
+    if isinstance(node, Mapping):
+        return {key: replace_lists(value, old, new) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return type(node)(replace_lists(value, old, new) for value in node)
+    return node
+
+
+def check_training(model: torch.nn.Module, batch: dict) -> None:
+    """One loss and backward: finite, positive, and a gradient for every parameter."""
+    model.train()
+    losses = model(**model.data_preprocessor(batch, training=True), mode="loss")
+    total, _ = model.parse_losses(losses)
+    assert torch.isfinite(total)
+    assert total > 0
+    total.backward()
+    trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    assert [name for name, value in trainable.items() if value.grad is None] == []
+    broken = [name for name, value in trainable.items() if not torch.isfinite(value.grad).all()]
+    assert broken == []
+
+
+@torch.no_grad()
+def predict(model: torch.nn.Module, batch: dict) -> list:
+    model.eval()
+    return model(**model.data_preprocessor(batch, training=False), mode="predict")
+
+
+def check_boxes_3d(results: list, nms_threshold: float) -> None:
+    """Every sample has boxes, by falling score per class, and none that overlap more than NMS allows."""
+    from perceptkd.ops.box_iou_rotated import box_iou_rotated
+
+    for result in results:
+        found = result.pred_instances_3d
+        assert len(found) > 1
+        assert torch.isfinite(found.bboxes_3d.tensor).all()
+        for label in found.labels_3d.unique():
+            bev = found.bboxes_3d.bev[found.labels_3d == label]
+            assert box_iou_rotated(bev, bev).fill_diagonal_(0).max() <= nms_threshold + 1e-4
+
+
+def kitti_config(name: str, low: list[float], high: list[float]) -> dict:
+    model = upstream_config(name).model.to_dict()
+    old = model["data_preprocessor"]["voxel_layer"]["point_cloud_range"]
+    model = replace_lists(model, old, low + high)
+    generator = model["bbox_head"]["anchor_generator"]
+    generator["ranges"] = [[*low[:2], r[2], *high[:2], r[5]] for r in generator["ranges"]]
+    model["test_cfg"].update(score_thr=0.0)
+    return model
+
+
+def test_pointpillars_trains_and_predicts() -> None:
+    low, high = [0.0, -7.68, -3.0], [15.36, 7.68, 1.0]
+    model = kitti_config("mmdet3d::pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py", low, high)
+    model["middle_encoder"]["output_shape"] = [96, 96]
+    detector, batch = build(model, "mmdet3d"), scene(low, high, columns=4, box_columns=7, classes=3)
+    check_training(detector, batch)
+    check_boxes_3d(predict(detector, batch), model["test_cfg"]["nms_thr"])
+
+
+@needs_sparse
+def test_second_trains_and_predicts() -> None:
+    low, high = [0.0, -4.8, -3.0], [9.6, 4.8, 1.0]
+    model = kitti_config("mmdet3d::second/second_hv_secfpn_8xb6-80e_kitti-3d-3class.py", low, high)
+    model["middle_encoder"]["sparse_shape"] = [41, 192, 192]
+    detector, batch = build(model, "mmdet3d"), scene(low, high, columns=4, box_columns=7, classes=3)
+    check_training(detector, batch)
+    check_boxes_3d(predict(detector, batch), model["test_cfg"]["nms_thr"])
+
+
+def centerpoint_config(name: str, low: list[float], high: list[float], grid: list[int]) -> dict:
+    model = upstream_config(name).model.to_dict()
+    model["data_preprocessor"]["voxel_layer"]["point_cloud_range"] = low + high
+    if "point_cloud_range" in model["pts_voxel_encoder"] or "Pillar" in model["pts_voxel_encoder"]["type"]:
+        model["pts_voxel_encoder"]["point_cloud_range"] = low + high
+    model["pts_bbox_head"]["bbox_coder"].update(pc_range=low[:2], score_threshold=0.0)
+    model["train_cfg"]["pts"].update(grid_size=grid, point_cloud_range=low + high)
+    model["test_cfg"]["pts"].update(pc_range=low[:2], score_threshold=0.0)
+    return model
+
+
+def test_centerpoint_pillar_trains_and_predicts() -> None:
+    low, high = [-9.6, -9.6, -5.0], [9.6, 9.6, 3.0]
+    name = "mmdet3d::centerpoint/centerpoint_pillar02_second_secfpn_8xb4-cyclic-20e_nus-3d.py"
+    model = centerpoint_config(name, low, high, [96, 96, 1])
+    model["pts_middle_encoder"]["output_shape"] = (96, 96)
+    detector, batch = build(model, "mmdet3d"), scene(low, high, columns=5, box_columns=9, classes=10)
+    check_training(detector, batch)
+    check_boxes_3d(predict(detector, batch), model["test_cfg"]["pts"]["nms_thr"])
+
+
+@needs_sparse
+def test_centerpoint_voxel_trains_and_predicts() -> None:
+    low, high = [-6.4, -6.4, -5.0], [6.4, 6.4, 3.0]
+    name = "mmdet3d::centerpoint/centerpoint_voxel01_second_secfpn_8xb4-cyclic-20e_nus-3d.py"
+    model = centerpoint_config(name, low, high, [128, 128, 40])
+    model["pts_middle_encoder"]["sparse_shape"] = [41, 128, 128]
+    detector, batch = build(model, "mmdet3d"), scene(low, high, columns=5, box_columns=9, classes=10)
+    check_training(detector, batch)
+    check_boxes_3d(predict(detector, batch), model["test_cfg"]["pts"]["nms_thr"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py",
+        "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py",
+        "mmdet::gfl/gfl_r50_fpn_1x_coco.py",
+    ],
+)
+def test_detectors_2d_train_and_predict(name: str) -> None:
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    from perceptkd.ops.bbox_overlaps import bbox_overlaps
+
+    model = upstream_config(name).model.to_dict()
+    model["backbone"]["init_cfg"] = None
+    model["test_cfg"].update(score_thr=0.0, max_per_img=50)
+    detector = build(model, "mmdet")
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (3, 96, 128), generator=generator, dtype=torch.uint8) for _ in range(2)]
+    samples = []
+    for _ in images:
+        meta = {"img_shape": (96, 128), "ori_shape": (96, 128), "scale_factor": (1.0, 1.0)}
+        sample = DetDataSample(metainfo={**meta, "pad_shape": (96, 128), "batch_input_shape": (96, 128)})
+        boxes = torch.tensor([[8.0, 8.0, 60.0, 70.0], [50.0, 20.0, 120.0, 90.0]])
+        sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([1, 5]))
+        samples.append(sample)
+    batch = {"inputs": images, "data_samples": samples}
+    check_training(detector, batch)
+    for result in predict(detector, batch):
+        found = result.pred_instances
+        assert len(found) > 1
+        assert (found.scores[:-1] >= found.scores[1:]).all()
+        for label in found.labels.unique():
+            same = found.bboxes[found.labels == label]
+            assert bbox_overlaps(same, same).fill_diagonal_(0).max() <= model["test_cfg"]["nms"]["iou_threshold"] + 1e-4
