@@ -7,7 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from perceptkd.core.align import AdapterConfig, build_pair_adapter
+from perceptkd.core.geometry import check_pair
 from perceptkd.core.tap import Taps, TapSpec, parse_tap
+from perceptkd.core.weight import build_weight
 
 
 @dataclass
@@ -71,7 +74,7 @@ class Distiller(nn.Module):
         super().__init__()
         self.name = name or type(self).__name__.lower()
         self.teachers = [teacher] if isinstance(teacher, str) else list(teacher)
-        self.weights = {**self.default_weights, **(weights or {})}
+        self.weights = {term: build_weight(w) for term, w in {**self.default_weights, **(weights or {})}.items()}
         unknown = set(weights or {}) - set(self.default_weights)
         if self.default_weights and unknown:
             raise ValueError(f"{self.name} has no terms {sorted(unknown)}; it has {sorted(self.default_weights)}")
@@ -81,7 +84,68 @@ class Distiller(nn.Module):
                 raise ValueError(f"The name or term {word!r} of a distiller must contain neither 'loss' nor '.'")
         self.student_taps = _parse_taps({**self.default_student_taps, **(student_taps or {})})
         self.teacher_taps = self._parse_teacher_taps({**self.default_teacher_taps, **(teacher_taps or {})})
+        self.adapters = nn.ModuleDict()
         self.adapter_configs = {**self.default_adapters, **(adapters or {})}
+        unknown = set(self.adapter_configs) - set(self.paired_aliases)
+        if unknown:
+            raise ValueError(f"{self.name}: adapters for {sorted(unknown)}, but the pairs are {self.paired_aliases}")
+        for alias in self.paired_aliases:
+            self.adapter_configs.setdefault(alias, "auto")
+
+    @property
+    def paired_aliases(self) -> list[str]:
+        """Aliases that student and teacher both tap."""
+        theirs = {alias for specs in self.teacher_taps.values() for alias in specs}
+        return [alias for alias in self.student_taps if alias in theirs]
+
+    @property
+    def trains(self) -> bool:
+        """Whether any term can ever have a weight. If none can, terms are only measured."""
+        return not all(weight.always_zero for weight in self.weights.values())
+
+    def build_adapters(self, student: Taps | None = None, teacher: Taps | None = None) -> None:
+        """Make the adapters of all pairs, from the taps of a dry pass if there was one.
+
+        Without a dry pass, 'auto' means that the channels must agree, which is seen at the first step.
+        """
+        for alias in self.paired_aliases:
+            config = self.adapter_configs[alias]
+            if config is not None:
+                taps = (student[alias], teacher[alias]) if student is not None and teacher is not None else (None, None)
+                self.adapters[alias] = build_pair_adapter(alias, AdapterConfig.parse(alias, config), *taps)
+
+    def check_geometry(self, student: Mapping[str, TapSpec], teacher: Mapping[str, TapSpec]) -> None:
+        """Raise where pairs are BEV maps of different or partly unknown geometry.
+
+        Args:
+            student: Alias -> spec with the model's geometry filled in.
+            teacher: The same of the teacher or teachers.
+        """
+        for alias in self.paired_aliases:
+            check_pair(alias, student[alias], teacher[alias], layout_aware=self.layout_aware)
+
+    def forward(self, student: Taps, teacher: Taps, step: Step) -> dict[str, Tensor]:
+        """Align both sides and compute the losses in fp32, whatever precision the models run in.
+
+        Returns:
+            Term -> unweighted scalar.
+        """
+        with torch.autocast(step.generator.device.type, enabled=False):
+            students = {alias: tap.map(_to_fp32) for alias, tap in student.items()}
+            teachers = {alias: tap.map(_to_fp32) for alias, tap in teacher.items()}
+            for alias, adapter in self.adapters.items():
+                students[alias], teachers[alias] = adapter(students[alias], teachers[alias])
+            terms = self.loss(students, teachers, step)
+        needed = {term for term, weight in self.weights.items() if not weight.always_zero}
+        if not needed <= set(terms) <= set(self.weights):
+            raise ValueError(
+                f"{self.name} returned the terms {sorted(terms)} but has weights for {sorted(self.weights)}"
+            )
+        for term, value in terms.items():
+            if value.ndim or value.dtype != torch.float32:
+                shape = tuple(value.shape)
+                raise ValueError(f"The term '{term}' of {self.name} must be an fp32 scalar; got {shape} {value.dtype}")
+        return terms
 
     def loss(self, student: Taps, teacher: Taps, step: Step) -> dict[str, Tensor]:
         """Compare the two sides.
@@ -111,3 +175,7 @@ class Distiller(nn.Module):
 
 def _parse_taps(taps: Mapping[str, Any]) -> dict[str, TapSpec]:
     return {alias: parse_tap(spec) for alias, spec in taps.items()}
+
+
+def _to_fp32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

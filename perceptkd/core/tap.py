@@ -1,13 +1,8 @@
-"""Taps: named places of a model whose outputs a distiller reads.
+"""Taps: what named places of a model return during a step, kept by forward hooks for the distillers."""
 
-``'neck[0]'`` is element 0 of what the module ``neck`` returns; ``"bbox_head[0][0]['heatmap']"`` goes on into the nested
-output. Only module outputs can be tapped, because they are what a forward hook sees without touching the model's code.
-"""
-
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,78 +10,17 @@ import torch
 import torch._dynamo
 from torch import Tensor, nn
 
-Extent = tuple[float, float, float, float]
+from perceptkd.core.tap_spec import Extent, TapError, TapSpec, parse_tap
+
+__all__ = ["Extent", "ForwardStopped", "Tap", "TapCollector", "TapError", "TapSpec", "Taps", "map_tensors", "parse_tap"]
+
 Taps = Mapping[str, "Tap"]
 
-_PATH = re.compile(r"(?P<path>[A-Za-z_]\w*(?:\.\w+)*)(?P<index>(?:\[(?:-?\d+|'[^']*'|\"[^\"]*\")\])*)")
-_INDEX = re.compile(r"\[(?:(-?\d+)|'([^']*)'|\"([^\"]*)\")\]")
 _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-
-
-class TapError(RuntimeError):
-    """A tap that cannot be attached, did not fire, or is read in a way that has no answer."""
 
 
 class ForwardStopped(BaseException):
     """Ends a teacher's forward right after its deepest tap. No ``except Exception`` of a model may catch it."""
-
-
-@dataclass(frozen=True)
-class TapSpec:
-    """Where to read, and what the map found there means.
-
-    Attributes:
-        path: Name of the module, as in ``model.named_modules()``.
-        index: What to take of the module's output, applied in order.
-        layout: ``'yx'`` or ``'xy'``: the axes of the last two dimensions of a BEV map; None for anything else.
-        extent: Metric range ``(x0, y0, x1, y1)`` a BEV map covers, in metres.
-        stride: Input pixels (or voxels) per cell; a sequence for an output with several levels.
-        clone: Copy the output as it is produced, so that an in-place operation behind the tap cannot change it. With
-            ``False`` nothing is copied, and such an overwrite raises.
-    """
-
-    path: str
-    index: tuple[int | str, ...] = ()
-    layout: str | None = None
-    extent: Extent | None = None
-    stride: float | tuple[float, ...] | None = None
-    clone: bool = True
-
-    def __str__(self) -> str:
-        return self.path + "".join(f"[{item!r}]" for item in self.index)
-
-
-def parse_tap(spec: str | Mapping[str, Any] | TapSpec) -> TapSpec:
-    """Read a tap as configs write it.
-
-    Args:
-        spec: ``'module.path[0]["key"]'``, or a dict with that as ``path`` and other fields of :class:`TapSpec`.
-
-    >>> parse_tap("neck[0]").index
-    (0,)
-    >>> str(parse_tap(dict(path='bbox_head[0]["heatmap"]', layout="yx")))
-    "bbox_head[0]['heatmap']"
-    """
-    if isinstance(spec, TapSpec):
-        return spec
-    options: dict[str, Any] = {"path": spec} if isinstance(spec, str) else dict(spec)
-    unknown = set(options) - {item.name for item in fields(TapSpec)} | {"index"} & set(options)
-    if unknown or not isinstance(options.get("path"), str):
-        raise ValueError(f"A tap is 'module.path[i]' or a dict with path, layout, extent, stride, clone; got {spec!r}")
-    match = _PATH.fullmatch(options["path"])
-    if match is None:
-        raise ValueError(
-            f"Cannot read the tap {options['path']!r}: write 'module.path', then [0] or ['key'] on its output"
-        )
-    if options.get("layout") not in (None, "yx", "xy"):
-        raise ValueError(f"The layout of tap {options['path']!r} must be 'yx' or 'xy', not {options['layout']!r}")
-    if options.get("extent") is not None and len(options["extent"]) != 4:
-        raise ValueError(f"The extent of tap {options['path']!r} must be (x0, y0, x1, y1) in metres")
-    index = tuple(int(i) if i else (s or d) for i, s, d in _INDEX.findall(match["index"]))
-    for name in ("extent", "stride"):
-        if isinstance(options.get(name), Sequence):
-            options[name] = tuple(float(value) for value in options[name])
-    return TapSpec(**{**options, "path": match["path"], "index": index})
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
@@ -112,11 +46,13 @@ class Tap:
         spec: Where they come from and what they mean.
         calls: One output per forward call of the module, in order.
         model: Whose module it is, for messages.
+        input_size: (height, width) of what that model was fed with, if it is an image; gives strides of levels.
     """
 
     spec: TapSpec
     calls: list[Any] = field(default_factory=list)
     model: str = "model"
+    input_size: tuple[int, int] | None = None
 
     @property
     def value(self) -> Any:
@@ -191,7 +127,7 @@ class TapCollector:
             self._active = False
         self._check_not_overwritten()
 
-    def taps(self) -> dict[str, Tap]:
+    def taps(self, *, input_size: tuple[int, int] | None = None) -> dict[str, Tap]:
         """Alias -> tap of the recorded step. A tap without a call raises."""
         silent = sorted({str(spec) for spec in self.specs.values() if not self._calls.get(spec)})
         if silent:
@@ -200,7 +136,7 @@ class TapCollector:
                 "called, or only its .forward was (mmdet heads in mode 'tensor' do that): tap a module inside of it, "
                 "or use another forward mode."
             )
-        return {alias: Tap(spec, self._calls[spec], self.owner) for alias, spec in self.specs.items()}
+        return {alias: Tap(spec, self._calls[spec], self.owner, input_size) for alias, spec in self.specs.items()}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TapCollector":
         """A copy of a model gets taps of its own, empty: features of a running step cannot be copied."""
@@ -270,7 +206,7 @@ class _TapHook:
 
 def _with_geometry(spec: TapSpec, geometry: Any) -> TapSpec:
     """Fill layout and extent that a spec leaves out from the model's ``bev_geometry`` (a dict or an object)."""
-    if geometry is None:
+    if geometry is None or spec.layout == "image":
         return spec
     known = geometry if isinstance(geometry, Mapping) else vars(geometry)
     filled = parse_tap({"path": spec.path, "layout": known.get("layout"), "extent": known.get("extent")})

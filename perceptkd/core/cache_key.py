@@ -1,0 +1,97 @@
+"""What identifies a cached sample, and what a teacher cache was made from."""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import numpy as np
+import torch
+from torch import Tensor
+
+import perceptkd
+
+#: Where data sets keep a sample's name, first found wins.
+NAMES = ("token", "sample_token", "sample_idx", "img_id", "img_path", "lidar_path")
+#: Longer names (paths) are stored as their hash.
+MAX_NAME = 128
+#: Of large inputs every so many-th value enters the checksum: an augmentation changes nearly all of them.
+MAX_HASHED = 1 << 16
+
+
+@dataclass(frozen=True)
+class SampleKey:
+    """Attributes:
+    sample: The data set's name of it.
+    view: Which augmentation of it; None where the pipeline does not say, then the content decides.
+    content: Checksum of its raw inputs.
+    """
+
+    sample: str
+    view: str | None
+    content: int
+
+
+def sample_keys(batch: Any) -> list[SampleKey]:
+    """The keys of the samples of a raw batch (``dict(inputs=..., data_samples=[...])``)."""
+    samples = batch["data_samples"]
+    inputs = batch["inputs"]
+    keys = []
+    for number, sample in enumerate(samples):
+        name = next((sample.metainfo[key] for key in NAMES if sample.metainfo.get(key) is not None), None)
+        if name is None:
+            raise ValueError(f"A cached teacher needs one of {', '.join(NAMES)} in the samples' metainfo (meta_keys)")
+        name = str(name) if len(str(name)) <= MAX_NAME else hashlib.sha256(str(name).encode()).hexdigest()
+        view = sample.metainfo.get("view")
+        keys.append(SampleKey(name, None if view is None else str(view), _checksum(_pick(inputs, number))))
+    return keys
+
+
+def build_fingerprint(
+    *, model: Mapping[str, Any], checkpoint: str | Path | None, data: str, versions: bool = True
+) -> dict[str, Any]:
+    """What a store depends on.
+
+    Args:
+        model: The teacher's model dict.
+        checkpoint: Its weights; None for a random teacher.
+        data: Any string that changes when the data or their pipeline do.
+        versions: Include the versions of what computed it.
+    """
+    text = json.dumps(model, sort_keys=True, default=str)
+    stamp = {
+        "teacher": hashlib.sha256(text.encode()).hexdigest(),
+        "checkpoint": _file_hash(Path(checkpoint)) if checkpoint else None,
+        "data": data,
+    }
+    if versions:
+        parts = {"perceptkd": perceptkd.__version__, "mmengine": mmengine.__version__, "torch": torch.__version__}
+        stamp["versions"] = ", ".join(f"{name} {version}" for name, version in parts.items())
+    return stamp
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _pick(inputs: Any, number: int) -> Any:
+    """The inputs of one sample: ``inputs`` is a list or stacked tensor, or a dict of those."""
+    if isinstance(inputs, Mapping):
+        return [_pick(inputs[key], number) for key in sorted(inputs)]
+    return inputs[number]
+
+
+def _checksum(value: Any, start: int = 0) -> int:
+    if isinstance(value, Sequence):
+        for item in value:
+            start = _checksum(item, start)
+        return start
+    tensor = value if isinstance(value, Tensor) else getattr(value, "tensor", None)
+    array = np.asarray(value) if tensor is None else tensor.detach().cpu().numpy()
+    flat = array.reshape(-1)[:: max(1, array.size // MAX_HASHED)]
+    return zlib.crc32(np.ascontiguousarray(flat).tobytes(), zlib.crc32(str(array.shape).encode(), start))

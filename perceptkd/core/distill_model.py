@@ -1,0 +1,113 @@
+"""DistillModel: a student that learns from teachers, and is only a student to everybody else."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from torch import nn
+
+from perceptkd.core.batch import RawBatch, RawBatchPreprocessor
+from perceptkd.core.distillation import Distillation
+from perceptkd.core.dry_run import DryBatch
+from perceptkd.core.source import build_model, read_model_source
+from perceptkd.registry import MODELS
+
+
+@MODELS.register_module()
+class DistillModel(BaseModel):
+    """Trains ``student`` with its own loss plus what the distillers find in the taps of student and teachers.
+
+    ``state_dict()`` has ``student.*`` and ``distillers.*``, and never a teacher. Validation, testing and every other
+    use run the student alone.
+
+    Args:
+        student: Model dict, config path, ``lib::path`` or module.
+        teachers: Name -> options (:class:`perceptkd.core.teacher_config.TeacherConfig`).
+        distillers: Configs of :class:`perceptkd.core.distiller.Distiller`.
+        distill: False trains the same student without distillation; teachers are not even built.
+        dry_batch: What adapters are inferred from (:func:`perceptkd.core.dry_run.build_dry_batch`).
+        data_preprocessor: The student's, where its own dict has none.
+        check_finite: Stop at a term that is NaN or infinite, naming it.
+        seed: Of the random numbers of teachers and distillers; torch's initial seed (the Runner's) if None.
+    """
+
+    def __init__(
+        self,
+        student: Any,
+        *,
+        teachers: Mapping[str, Mapping[str, Any]] | None = None,
+        distillers: Sequence[Any] = (),
+        distill: bool = True,
+        dry_batch: DryBatch | None = None,
+        data_preprocessor: Mapping[str, Any] | None = None,
+        check_finite: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=RawBatchPreprocessor())
+        self.student = _build_student(student, data_preprocessor)
+        self.distillers = Distillation(
+            self.student,
+            distillers=distillers if distill else (),
+            teachers=(teachers or {}) if distill else {},
+            dry_batch=dry_batch if distill else None,
+            check_finite=check_finite,
+            seed=seed,
+        )
+
+    @torch.compiler.disable(recursive=False)
+    def forward(self, inputs: Any, data_samples: Any = None, mode: str = "tensor", **kwargs: Any) -> Any:
+        """MMEngine's entry.
+
+        Args:
+            inputs: The raw batch as ``self.data_preprocessor`` wraps it, or, for 'predict' and 'tensor', what the
+                student's own preprocessor made.
+            data_samples: The samples in the second case.
+            mode: 'loss' distils, 'predict' and 'tensor' are the student's.
+        """
+        if not isinstance(inputs, RawBatch):
+            if mode == "loss":
+                raise TypeError(
+                    "DistillModel's losses need the raw batch: model.data_preprocessor(batch, True)['inputs']"
+                )
+            return self.student(inputs, data_samples, mode=mode, **kwargs)
+        if mode == "loss":
+            return self.loss(inputs.data)
+        return self.student._run_forward(self.student.data_preprocessor(inputs.data, inputs.training), mode=mode)
+
+    def loss(self, batch: Any) -> dict[str, Any]:
+        """The student's losses and the distillers' terms.
+
+        Args:
+            batch: The raw batch; nobody writes into it.
+        """
+        data = self.student.data_preprocessor(copy.deepcopy(batch), True)
+        if not self.distillers:
+            return self.student._run_forward(data, mode="loss")
+        with self.distillers.recording():
+            losses = self.student._run_forward(data, mode="loss")
+        terms = self.distillers(batch, data, self.student)
+        clash = losses.keys() & terms.keys()
+        if clash:
+            raise ValueError(f"The student's losses and the distillers' share the names {sorted(clash)}")
+        return {**losses, **terms}
+
+    def init_weights(self) -> None:
+        """Initialise the student, exactly as the Runner would without distillation."""
+        if not self.is_init:  # type: ignore[has-type]
+            self.student.init_weights()
+            self.is_init = True
+
+    def _set_device(self, device: torch.device) -> None:
+        super()._set_device(device)
+        self.distillers.set_device(device)
+
+
+def _build_student(student: Any, data_preprocessor: Mapping[str, Any] | None) -> Any:
+    if isinstance(student, nn.Module):
+        return student
+    source = read_model_source(student)
+    if data_preprocessor is not None:
+        source.model.setdefault("data_preprocessor", dict(data_preprocessor))
+    return build_model(source)

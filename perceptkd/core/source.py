@@ -1,0 +1,95 @@
+"""Where a student or a teacher comes from: a dict, a config file, or ``lib::path`` inside an installed library."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hub import get_config
+from torch import nn
+
+from perceptkd.registry import MODELS, SCOPE
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model's config and where it was found.
+
+    Attributes:
+        model: The model's dict, ready for the registry.
+        scope: The family it is built in; None means the run's ``default_scope``.
+        path: The config file, if there is one.
+    """
+
+    model: dict[str, Any]
+    scope: str | None = None
+    path: str | None = None
+
+    @property
+    def stem(self) -> str:
+        """Name of the config, or of the model's type, as checkpoint folders use it."""
+        return Path(self.path).stem if self.path else str(self.model["type"]).split(".")[-1].lower()
+
+
+def read_model_source(source: Mapping[str, Any] | str | Path) -> ModelSource:
+    """Find the model dict that ``source`` means.
+
+    Args:
+        source: A model dict, a whole config, the path of a config (from the working directory, else from the
+            repository), or ``'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'``. Of a distillation config it is the
+            student.
+
+    >>> read_model_source(dict(type="RetinaNet")).stem
+    'retinanet'
+    """
+    if isinstance(source, Mapping) and "type" in source:
+        return _student_of(ModelSource(_plain(source)))
+    path = None if isinstance(source, Mapping) else str(source)
+    config = Config(_plain(source)) if isinstance(source, Mapping) else _load_config(str(source))
+    if "model" not in config:
+        raise ValueError(f"{path or 'The config'} has no 'model'; a model dict needs a 'type'")
+    model = config.model.to_dict()
+    if "data_preprocessor" in config and "student" not in model:
+        model.setdefault("data_preprocessor", _plain(config.data_preprocessor))
+    return _student_of(ModelSource(model, scope=config.get("default_scope"), path=path))
+
+
+def build_model(source: ModelSource) -> nn.Module:
+    """Build a model in its own family, whatever the run's default scope is."""
+    scope = {"_scope_": source.scope} if source.scope else {}
+    return MODELS.build({**scope, **source.model})
+
+
+def _student_of(source: ModelSource) -> ModelSource:
+    if source.model.get("type") not in ("DistillModel", f"{SCOPE}.DistillModel"):
+        return source
+    student = source.model["student"]
+    if isinstance(student, Mapping) and "type" in student:
+        return _student_of(ModelSource(_plain(student), source.scope, source.path))
+    return read_model_source(student)
+
+
+def _load_config(path: str) -> Config:
+    library, separator, inside = path.partition("::")
+    if separator and library == SCOPE and (REPOSITORY / "configs").is_dir():
+        return Config.fromfile(_existing(REPOSITORY / "configs" / inside, path))
+    if separator:
+        try:
+            return get_config(path)
+        except (FileNotFoundError, KeyError) as error:
+            raise FileNotFoundError(f"{library} has no config '{inside}': {error}") from error
+    found = Path(path).expanduser()
+    return Config.fromfile(_existing(found if found.exists() else REPOSITORY / path, path))
+
+
+def _existing(found: Path, path: str) -> Path:
+    if not found.is_file():
+        raise FileNotFoundError(f"The config {path} does not exist, neither from here ({Path.cwd()}) nor at {found}")
+    return found
+
+
+def _plain(source: Mapping[str, Any]) -> dict[str, Any]:
+    return source.to_dict() if hasattr(source, "to_dict") else dict(source)

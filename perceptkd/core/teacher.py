@@ -1,0 +1,209 @@
+"""Holders of teachers: they own a model, or a store of its outputs, outside of the student's module tree.
+
+A teacher that were a sub-module would be saved in every checkpoint, averaged by EMA, bucketed by DDP and put into train
+mode at every epoch. So DistillModel keeps holders, which are no modules, and only passes moves between devices on.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from perceptkd.core.batch import batch_size, input_size
+from perceptkd.core.cache import TeacherCache
+from perceptkd.core.cache_key import sample_keys
+from perceptkd.core.checkpoint import find_checkpoint, load_teacher_weights, training_hint
+from perceptkd.core.source import build_model, read_model_source
+from perceptkd.core.tap import Tap, TapCollector, TapError, TapSpec
+from perceptkd.core.teacher_config import TeacherConfig
+
+#: Every so many forwards the whole teacher runs, to see that it still makes the calls that early stopping assumes.
+RECHECK_EVERY = 100
+
+
+class FrozenTeacher:
+    """A trained model that only answers.
+
+    Args:
+        name: Its name in the config.
+        model: The model, weights loaded.
+        taps: Alias -> spec of everything any distiller asks of it.
+        config: The rest.
+    """
+
+    def __init__(self, name: str, model: nn.Module, taps: Mapping[str, TapSpec], *, config: TeacherConfig) -> None:
+        self.name = name
+        self.config = config
+        self.model: Any = model.eval().requires_grad_(False)
+        if config.norm == "train":
+            _use_batch_statistics(model)
+        self.collector = TapCollector(model, taps, owner=f"teacher '{name}'")
+        self._call_counts: dict[int, dict[str, int]] = {}
+        self._forwards = 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenTeacher":
+        """A copy of the student (for EMA, say) learns from the same teacher."""
+        return self
+
+    @property
+    def specs(self) -> dict[str, TapSpec]:
+        """The taps with the geometry of the model filled in."""
+        return self.collector.specs
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Move or cast all weights, as ``nn.Module._apply`` does for the student."""
+        self.model._apply(function)
+
+    def set_device(self, device: torch.device) -> None:
+        """Tell the teacher's own preprocessor where to put batches."""
+        if isinstance(self.model, BaseModel):
+            self.model._set_device(device)
+
+    def collect(self, batch: Any) -> dict[str, Tap]:
+        """Run the teacher on the raw batch up to its deepest tap.
+
+        Args:
+            batch: As the data loader made it; it is copied, so that the teacher's pipeline may write into it.
+
+        Returns:
+            Alias -> tap.
+        """
+        data = self.model.data_preprocessor(copy.deepcopy(batch), False)
+        size = batch_size(data)
+        known = self._call_counts.get(size)
+        whole = not self.config.stop_early or known is None or self._forwards % RECHECK_EVERY == RECHECK_EVERY - 1
+        gradients = nullcontext() if self.config.grad_through else torch.no_grad()
+        with gradients, self.collector.recording(stop_at=None if whole else known):
+            self.model._run_forward(data, mode=self.config.forward_mode)
+        if whole:
+            self._learn_calls(size, known)
+        self._forwards += 1
+        return self.collector.taps(input_size=input_size(data))
+
+    def _learn_calls(self, size: int, known: dict[str, int] | None) -> None:
+        """Remember how often each tapped module is called for this batch size: after that the teacher may stop.
+
+        A teacher whose number of calls depends on the data may make more than it did; those would be lost.
+        """
+        counts = dict(self.collector.counts)
+        if known and any(counts.get(path, 0) > calls for path, calls in known.items()):
+            raise TapError(
+                f"The number of calls of a tapped module of teacher '{self.name}' depends on the data ({known} before, "
+                f"{counts} now): set stop_early=False for it"
+            )
+        self._call_counts[size] = counts
+        if self.config.compile and self._forwards == 0:
+            # After the first forward, which runs whole: what lies behind the deepest tap is never compiled.
+            self.model.compile(**(self.config.compile if isinstance(self.config.compile, Mapping) else {}))
+
+    def clear(self) -> None:
+        """Drop the taps of the step."""
+        self.collector.clear()
+
+
+class EMATeacher(FrozenTeacher):
+    """The running mean of the student's weights. It starts as the student is at the first step.
+
+    Args:
+        name: Its name in the config.
+        student: The student.
+        taps: As for any teacher.
+        config: The rest.
+    """
+
+    def __init__(self, name: str, student: nn.Module, taps: Mapping[str, TapSpec], *, config: TeacherConfig) -> None:
+        super().__init__(name, copy.deepcopy(student), taps, config=config)
+        self.started = False
+
+    @torch.no_grad()
+    def update(self, student: nn.Module) -> None:
+        """Take in the student as the last step left it; buffers (BatchNorm statistics) are copied."""
+        momentum = self.config.momentum if self.started else 0.0
+        for mine, weight in zip(self.model.parameters(), student.parameters(), strict=True):
+            mine.lerp_(weight.to(mine), 1 - momentum)
+        for buffer, value in zip(self.model.buffers(), student.buffers(), strict=True):
+            buffer.copy_(value)
+        self.started = True
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed run needs; empty before the first step."""
+        return dict(self.model.state_dict()) if self.started else {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        if state:
+            self.model.load_state_dict(state)
+            self.started = True
+
+
+class CachedTeacher:
+    """A teacher's stored outputs, read by (sample, view) in place of running it."""
+
+    model = None
+
+    def __init__(self, name: str, taps: Mapping[str, TapSpec], *, cache: TeacherCache) -> None:
+        self.name = name
+        self.cache = cache
+        self.specs = {alias: cache.stored_tap(spec) for alias, spec in taps.items()}
+        self.device = torch.device("cpu")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CachedTeacher":
+        return self
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Nothing to move: outputs are read onto the device they are needed on."""
+
+    def set_device(self, device: torch.device) -> None:
+        self.device = device
+
+    def clear(self) -> None:
+        """Nothing is kept."""
+
+    def collect(self, batch: Any) -> dict[str, Tap]:
+        """Read the taps of the samples in the raw batch."""
+        keys = sample_keys(batch)
+        owner = f"cached teacher '{self.name}'"
+        return {
+            alias: Tap(spec, [self.cache.read(keys, spec, device=self.device)], owner)
+            for alias, spec in self.specs.items()
+        }
+
+
+Teacher = FrozenTeacher | CachedTeacher
+
+
+def build_teacher(name: str, options: Mapping[str, Any], taps: Mapping[str, TapSpec], *, student: nn.Module) -> Teacher:
+    """Build, load and check the teacher a config describes."""
+    try:
+        config = TeacherConfig(**options)
+    except TypeError as error:
+        raise ValueError(f"Teacher '{name}': {error}") from error
+    if config.role == "ema":
+        return EMATeacher(name, student, taps, config=config)
+    if isinstance(config.config, nn.Module):
+        return FrozenTeacher(name, config.config, taps, config=config)
+    source = read_model_source(config.config)
+    if config.role == "cached":
+        return CachedTeacher(name, taps, cache=TeacherCache(str(config.cache)))
+    if config.checkpoint is None and not config.allow_random:
+        raise ValueError(
+            f"Teacher '{name}' has no checkpoint=, and a random teacher teaches nothing. "
+            f"{training_hint(stem=source.stem, config=source.path)}. allow_random=True uses random weights."
+        )
+    path = config.checkpoint and find_checkpoint(config.checkpoint, name=name, stem=source.stem, config=source.path)
+    model = build_model(source)
+    if path:
+        load_teacher_weights(model, path, name=name, allow_partial=config.allow_partial)
+    return FrozenTeacher(name, model, taps, config=config)
+
+
+def _use_batch_statistics(model: nn.Module) -> None:
+    """Normalise by the batch, as UniDistill's released teacher does, yet leave the running statistics alone."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+            module.track_running_stats = False

@@ -1,0 +1,59 @@
+"""The options of a teacher in a config."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ROLES = ("frozen", "ema", "peer", "cached")
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """What a config says about a teacher.
+
+    Attributes:
+        config: Its model: a dict, a config path or ``lib::path``. An EMA teacher has the student's.
+        checkpoint: Its weights. ``None`` is an error unless ``allow_random``.
+        role: 'frozen', 'ema' (mean of past students) or 'cached' (read from a store).
+        norm: 'eval' uses the teacher's BatchNorm statistics, 'train' those of the batch; neither updates them.
+        grad_through: Run the forward with gradients, so that they reach what feeds the teacher (never its weights).
+        forward_mode: 'predict', 'loss' or 'tensor'. 'predict' calls heads as modules in every mm library; mmdet's
+            'tensor' bypasses the hooks of heads, and mmdet3d's CenterPoint has none.
+        stop_early: End the forward right after the deepest tap.
+        compile: True or arguments of ``torch.compile``.
+        allow_partial: Accept a checkpoint of which more than 1 % of the keys do not fit.
+        allow_random: Accept a teacher without a checkpoint.
+        momentum: Share of the old weights an EMA teacher keeps per step.
+        cache: Folder of a cached teacher's store.
+    """
+
+    config: Any = None
+    checkpoint: str | None = None
+    role: str = "frozen"
+    norm: str = "eval"
+    grad_through: bool = False
+    forward_mode: str = "predict"
+    stop_early: bool = True
+    compile: bool | Mapping[str, Any] = False
+    allow_partial: bool = False
+    allow_random: bool = False
+    momentum: float = 0.999
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        for key, allowed in (
+            ("role", ROLES),
+            ("norm", ("eval", "train")),
+            ("forward_mode", ("predict", "loss", "tensor")),
+        ):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"A teacher's {key} must be one of {', '.join(allowed)}; got {getattr(self, key)!r}")
+        if self.role == "peer":
+            raise ValueError(
+                "role='peer' is not available: peers train jointly, which needs the peer's losses and weights in the "
+                "student's optimiser. Use role='frozen' or 'ema'."
+            )
+        if self.role in ("frozen", "cached") and self.config is None:
+            raise ValueError(f"A teacher of role '{self.role}' needs config=")
+        if self.role == "cached" and self.cache is None:
+            raise ValueError("A teacher of role 'cached' needs cache=, the folder tools/cache_teacher.py wrote")
