@@ -139,7 +139,7 @@ class Distillation(nn.ModuleDict):
             )
         logs = {}
         for term, value in terms.items():
-            weight = distiller.weights[term](progress)
+            weight = distiller.weight(term, progress)
             logs[f"loss_kd/{distiller.name}/{term}"] = value * weight
             logs[f"kd/{distiller.name}/{term}"] = value.detach()
             logs[f"kd/{distiller.name}/{term}_weight"] = value.new_tensor(weight)

@@ -74,10 +74,12 @@ class Distiller(nn.Module):
         super().__init__()
         self.name = name or type(self).__name__.lower()
         self.teachers = [teacher] if isinstance(teacher, str) else list(teacher)
-        self.weights = {term: build_weight(w) for term, w in {**self.default_weights, **(weights or {})}.items()}
+        self.weights: dict[str, Any] = {**self.default_weights, **(weights or {})}
         unknown = set(weights or {}) - set(self.default_weights)
         if self.default_weights and unknown:
             raise ValueError(f"{self.name} has no terms {sorted(unknown)}; it has {sorted(self.default_weights)}")
+        for term in self.weights:
+            self.weight(term, 0.0)  # a schedule that cannot be read is an error of the config, not of the first step
         for word in [self.name, *self.weights]:
             if "loss" in word or "." in word:
                 # MMEngine adds up every logged key that contains 'loss', and '.' separates keys of a state dict.
@@ -101,7 +103,11 @@ class Distiller(nn.Module):
     @property
     def trains(self) -> bool:
         """Whether any term can ever have a weight. If none can, terms are only measured."""
-        return not all(weight.always_zero for weight in self.weights.values())
+        return not all(build_weight(spec).always_zero for spec in self.weights.values())
+
+    def weight(self, term: str, progress: float) -> float:
+        """The weight of a term when ``progress`` (in [0, 1]) of the training is done."""
+        return build_weight(self.weights[term])(progress)
 
     def build_adapters(self, student: Taps | None = None, teacher: Taps | None = None) -> None:
         """Make the adapters of all pairs, from the taps of a dry pass if there was one.
@@ -136,7 +142,7 @@ class Distiller(nn.Module):
             for alias, adapter in self.adapters.items():
                 students[alias], teachers[alias] = adapter(students[alias], teachers[alias])
             terms = self.loss(students, teachers, step)
-        needed = {term for term, weight in self.weights.items() if not weight.always_zero}
+        needed = {term for term, spec in self.weights.items() if not build_weight(spec).always_zero}
         if not needed <= set(terms) <= set(self.weights):
             raise ValueError(
                 f"{self.name} returned the terms {sorted(terms)} but has weights for {sorted(self.weights)}"
