@@ -1,0 +1,211 @@
+"""Measures what distillation gives: teacher, student without it and student with it, same schedule, data and seeds.
+
+The control is the same configuration with ``model.distill=False``. Everything that already ran under the same
+configuration, seed, data, teacher and source is read back; a missing teacher is trained first. ``val`` is the split to
+choose on (``tune``), ``test`` the one to report on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from perceptkd.cli.arguments import add_config_arguments, build_parser, run_command
+from perceptkd.cli.jobs import Job, run_job
+from perceptkd.cli.provenance import ROOT, provenance, write_json
+
+SETTLED_SHARE = 0.05
+MEANINGFUL_GAP = 1.0
+FRACTIONS = ("mAP", "NDS", "AP50")
+RESULTS = ROOT / "benchmarks" / "results" / "compare"
+
+
+def ensure_teachers(config: Config, folder: Path, splits: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Trains the teachers whose checkpoints are missing and evaluates all of them.
+
+    A checkpoint goes where the student's configuration expects it, its recorded metrics beside it.
+
+    Returns:
+        The result of each teacher's job, by the teacher's name.
+    """
+    results = {}
+    for name, teacher in config.model.teachers.items():
+        job = Job(name=f"teacher-{name}", config=teacher.config, seed=0, folder=folder, splits=splits)
+        result = run_job(job)
+        target = Path(teacher.checkpoint)
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(result["checkpoint"], target.with_suffix(".tmp"))
+            target.with_suffix(".tmp").replace(target)
+            write_json(target.parent / "metrics.json", result[splits[0]])
+        results[name] = result
+    return results
+
+
+def compare(
+    config_path: str,
+    *,
+    seeds: Sequence[int],
+    split: str = "val",
+    options: dict[str, Any] | None = None,
+    folder: Path = Path("work_dirs/compare"),
+    equal_time: float | None = None,
+) -> dict[str, Any]:
+    """Runs teacher, controls and distilled students and returns the comparison.
+
+    Args:
+        config_path: a configuration whose model is a ``DistillModel``.
+        seeds: one control and one distilled student are trained for each.
+        split: ``val`` or ``test``, the loader whose metrics are compared.
+        options: overrides of the distilled configuration.
+        folder: where the runs live.
+        equal_time: also trains a control whose schedule is longer by this factor (distilled step / student step).
+
+    Returns:
+        The result in the project's form, without provenance; ``runs`` names the folder of the first run of each kind.
+    """
+    options = dict(options or {})
+    config = Config.fromfile(config_path)
+    config.merge_from_dict(options)
+    metric = config.default_hooks.checkpoint.save_best
+    folder = folder / Path(config_path).stem
+    splits = (split,)
+    teachers = ensure_teachers(config, folder, splits)
+    runs: dict[str, dict[int, dict[str, Any]]] = {"control": {}, "distilled": {}}
+    for seed in seeds:
+        control = control_options(options)
+        runs["control"][seed] = run_job(Job("control", config_path, seed, folder, control, splits))
+        runs["distilled"][seed] = run_job(Job("distilled", config_path, seed, folder, options, splits))
+        if equal_time is not None:
+            longer = Job("control-equal-time", config_path, seed, folder, control, splits, schedule_factor=equal_time)
+            runs.setdefault("control_equal_time", {})[seed] = run_job(longer)
+    result = summarise(config_path, config.get("task", "detection"), metric, split, teachers, runs)
+    jobs = {"teacher": teachers, **runs}
+    result["runs"] = {name: str(Path(next(iter(group.values()))["checkpoint"]).parent) for name, group in jobs.items()}
+    return result
+
+
+def control_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The overrides of the control: those that change a distiller or a teacher have no meaning in it."""
+    kept = {key: value for key, value in options.items() if not key.startswith(("model.distillers", "model.teachers"))}
+    return {**kept, "model.distill": False}
+
+
+def summarise(
+    config_path: str,
+    task: str,
+    metric: str,
+    split: str,
+    teachers: dict[str, dict[str, Any]],
+    runs: dict[str, dict[int, dict[str, Any]]],
+) -> dict[str, Any]:
+    """Turns the runs into gains, in points: fractions such as mAP count 100 times."""
+
+    def points(run: dict[str, Any]) -> float:
+        return run[split][metric] * (100 if metric.endswith(FRACTIONS) else 1)
+
+    values = {name: {seed: points(run) for seed, run in by_seed.items()} for name, by_seed in runs.items()}
+    seeds = list(values["control"])
+    gains = [values["distilled"][seed] - values["control"][seed] for seed in seeds]
+    teacher = max(points(result) for result in teachers.values())
+    gap = teacher - statistics.fmean(values["control"].values())
+    gain = statistics.fmean(gains)
+    return {
+        "config": config_path,
+        "task": task,
+        "metric": metric,
+        "split": split,
+        "teacher": teacher,
+        **values,
+        "gain": {
+            "mean": gain,
+            "std": statistics.stdev(gains) if len(gains) > 1 else None,
+            "by_seed": dict(zip(seeds, gains)),
+        },
+        "gap_closed": gain / gap if gap >= MEANINGFUL_GAP else None,
+        "shown": all(value > 0 for value in gains),
+        "control_settled": {seed: settled(runs["control"][seed]["history"], metric) for seed in seeds},
+        "train_s": {name: {seed: run["train_s"] for seed, run in by_seed.items()} for name, by_seed in runs.items()},
+        "peak_mib": {name: max(run["peak_mib"] for run in by_seed.values()) for name, by_seed in runs.items()},
+        "metrics": {
+            "teacher": {name: result[split] for name, result in teachers.items()},
+            **{name: {seed: run[split] for seed, run in by_seed.items()} for name, by_seed in runs.items()},
+        },
+    }
+
+
+def settled(history: Sequence[dict[str, float]], metric: str) -> bool | None:
+    """Whether the last fifth of the training moved the metric by less than 5 %; None with under two validations."""
+    if len(history) < 2:
+        return None
+    before, after = history[-2][metric], history[-1][metric]
+    return abs(after - before) < SETTLED_SHARE * max(abs(after), 1e-9)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The comparison as text, one column a seed."""
+    seeds = list(result["control"])
+    header = ["", *(f"seed {seed}" for seed in seeds), "mean"]
+    rows = [["teacher", *[""] * len(seeds), f"{result['teacher']:.2f}"]]
+    for name in ("control", "control_equal_time", "distilled"):
+        if name in result:
+            numbers = list(result[name].values())
+            rows.append([name, *(f"{value:.2f}" for value in numbers), f"{statistics.fmean(numbers):.2f}"])
+    by_seed = result["gain"]["by_seed"].values()
+    rows.append(["gain", *(f"{value:+.2f}" for value in by_seed), f"{result['gain']['mean']:+.2f}"])
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [header, *rows]]
+    closed = "" if result["gap_closed"] is None else f", {100 * result['gap_closed']:.1f} % of the gap closed"
+    verdict = "shown: every seed gains" if result["shown"] else "not shown: a seed does not gain"
+    return "\n".join([f"{result['metric']} on {result['split']}", *lines, f"{verdict}{closed}"])
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = build_parser(
+        """
+        Measure what distillation gives: the teacher, the student without it (the same config with model.distill=False)
+        and the student with it, under the same schedule, data and seeds. What already ran under the same config, seed,
+        data, teacher and source is read back; a missing teacher is trained first.
+        """,
+        examples="""
+        python tools/compare.py configs/unidistill/unidistill_lidar2camera_sim.py --seeds 3
+        python tools/compare.py CONFIG --split test --variant tuned --cfg-options model.distillers.0.weights.feature=10
+        """,
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, 0 to N-1 (default 3)")
+    parser.add_argument("--split", choices=["val", "test"], default="val", help="val to choose on, test to report on")
+    parser.add_argument("--variant", default="", help="name of this variant of the config, for the file name")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/compare/<config>[.<variant>].json")
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/compare"), help="where the runs live")
+    parser.add_argument("--equal-time", type=float, metavar="FACTOR", help="also train a control FACTOR times as long")
+    return parser.parse_args(arguments)
+
+
+def command(arguments: Sequence[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    result = compare(
+        options.config,
+        seeds=range(options.seeds),
+        split=options.split,
+        options=options.cfg_options,
+        folder=options.work_dir,
+        equal_time=options.equal_time,
+    )
+    del result["runs"]
+    name = ".".join(part for part in (Path(options.config).stem, options.variant) if part)
+    path = options.out or RESULTS / f"{name}.json"
+    write_json(path, {**result, "options": options.cfg_options, **provenance()})
+    print(table(result))
+    print(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command behind ``tools/compare.py``."""
+    return run_command(command, arguments)

@@ -1,0 +1,101 @@
+"""``make demo``: a LiDAR detector teaches a camera detector, from an empty folder to a table and pictures."""
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perceptkd.cli.arguments import UserError, build_parser, run_command
+from perceptkd.cli.compare import compare, table
+from perceptkd.cli.provenance import provenance, write_json
+
+CONFIG = "configs/unidistill/unidistill_lidar2camera_demo.py"
+WORLD = Path("data/simworld")
+PICTURED_FRAMES = 2
+SUMMARY_METRICS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+MODELS = ("teacher", "control", "distilled")
+
+
+def demo(folder: Path) -> dict[str, Any]:
+    """Writes the world, trains and evaluates the three models, and draws them; finished parts are not done again.
+
+    Returns:
+        The summary that ``<folder>/summary.json`` holds.
+    """
+    start = time.perf_counter()
+    write_world()
+    result = compare(CONFIG, seeds=[0], folder=folder / "runs")
+    models = {
+        "teacher": next(iter(result["metrics"]["teacher"].values())),
+        "control": result["metrics"]["control"][0],
+        "distilled": result["metrics"]["distilled"][0],
+    }
+    summary = {name: short_names(metrics) for name, metrics in models.items()}
+    summary |= {"gain": result["gain"]["mean"], "demo_minutes": round((time.perf_counter() - start) / 60, 2)}
+    write_json(folder / "summary.json", {**summary, **provenance()})
+    pictures = draw(folder, result["runs"], summary)
+    print(table(result))
+    print("One seed on a small world: what distillation gives is measured by tools/compare.py with several seeds.")
+    for path in (folder / "summary.json", *pictures):
+        print(path)
+    return summary
+
+
+def short_names(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics without the evaluator's prefix."""
+    return {name.split("/", 1)[-1]: value for name, value in metrics.items()}
+
+
+def write_world() -> None:
+    """Writes the simulated v1.0-mini unless it is there; continues an interrupted one."""
+    from perceptkd.cli.create_data import main as create_data
+
+    if create_data(["simworld", "--out", str(WORLD)]) != 0:
+        raise UserError(f"the simulated world could not be written to {WORLD}; the reason stands above")
+
+
+def draw(folder: Path, runs: Mapping[str, str], summary: Mapping[str, Any]) -> list[Path]:
+    """Draws bird's-eye views and camera overlays of the busiest frames, training curves and the table."""
+    from perceptkd.cli.predictions import Frames
+    from perceptkd.visualization import draw_bev, draw_cameras, draw_comparison, draw_curves
+
+    frames = Frames(CONFIG)
+    pictures = []
+    chosen = frames.busiest(PICTURED_FRAMES)
+    predictions = {name: frames.predict(Path(runs[name]), chosen) for name in MODELS}
+    for place, index in enumerate(chosen):
+        frame = frames[index]
+        boxes = {"truth": frame.truth, **{name: predictions[name][place] for name in MODELS}}
+        bev = folder / f"bev_{place}.png"
+        draw_bev(bev, frame.points, boxes, class_names=frames.class_names, title="LiDAR teaches a camera detector")
+        cameras = folder / f"cameras_{place}.png"
+        shown = {"truth": frame.truth, "distilled": boxes["distilled"]}
+        draw_cameras(cameras, frame.images, shown, frame.calibration, class_names=frames.class_names)
+        pictures += [bev, cameras]
+    curves = folder / "curves.png"
+    draw_curves(curves, {name: Path(runs[name]) for name in MODELS}, title="Training of teacher and students")
+    numbers = folder / "comparison.png"
+    results = {name: {key: summary[name][key] for key in SUMMARY_METRICS} for name in MODELS}
+    draw_comparison(numbers, results, title="nuScenes evaluation", note="SimWorld v1.0-mini, one seed")
+    return [*pictures, curves, numbers]
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = build_parser(
+        """
+        Write the simulated world, train a LiDAR teacher, a camera student alone and the same student under its teacher,
+        evaluate all three with the official nuScenes evaluator, and draw the result. Interrupted, it continues.
+        """,
+        examples="make demo\npython tools/demo.py --work-dir work_dirs/demo",
+    )
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/demo"), help="where everything goes")
+    return parser.parse_args(arguments)
+
+
+def command(arguments: Sequence[str] | None = None) -> None:
+    demo(parse_arguments(arguments).work_dir)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(command, arguments)

@@ -1,0 +1,110 @@
+"""Frames of a validation set with what trained models predict on them, for pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One key frame as sensors and annotators saw it.
+
+    Attributes:
+        points: LiDAR points [N, >= 3] in metres.
+        truth: Annotated boxes, in the LiDAR frame.
+        images: Camera name -> RGB image [H, W, 3] at full size.
+        calibration: Camera name -> matrix [4, 4] from LiDAR metres to pixels.
+    """
+
+    points: torch.Tensor
+    truth: Any
+    images: dict[str, np.ndarray]
+    calibration: dict[str, np.ndarray]
+
+
+class Frames:
+    """The validation set of a configuration.
+
+    Args:
+        config_path: Configuration whose ``val_dataloader`` names the frames.
+    """
+
+    def __init__(self, config_path: str) -> None:
+        from mmengine.registry import DATASETS
+
+        import perceptkd.registry  # noqa: F401  (patches what the datasets import)
+
+        config = Config.fromfile(config_path)
+        init_default_scope(config.get("default_scope", "mmdet3d"))
+        self._dataset = DATASETS.build(config.val_dataloader.dataset)
+        self.class_names: Sequence[str] = self._dataset.metainfo["classes"]
+
+    def __getitem__(self, index: int) -> Frame:
+        import cv2
+
+        from perceptkd.visualization.cameras import lidar_to_image
+
+        info = self._dataset.get_data_info(index)
+        sample = self._dataset[index]
+        cameras = {name: camera for name, camera in info["images"].items() if camera.get("img_path")}
+        images = {name: cv2.imread(str(camera["img_path"]))[..., ::-1] for name, camera in cameras.items()}
+        calibration = {
+            name: lidar_to_image(np.asarray(camera["cam2img"]), np.asarray(camera["lidar2cam"]))
+            for name, camera in cameras.items()
+        }
+        return Frame(sample["inputs"]["points"], truth_of(sample), images, calibration)
+
+    def busiest(self, count: int) -> list[int]:
+        """Indices of the frames with the most annotated boxes, at most one in every ten neighbours."""
+        boxes = [len(self._dataset.get_data_info(index).get("instances", [])) for index in range(len(self._dataset))]
+        chosen: list[int] = []
+        for index in np.argsort(boxes)[::-1]:
+            if all(abs(int(index) - other) >= 10 for other in chosen):
+                chosen.append(int(index))
+        return sorted(chosen[:count])
+
+    def predict(self, work_dir: Path, indices: Sequence[int]) -> list[Any]:
+        """What the model of a run predicts on some frames.
+
+        Args:
+            work_dir: Folder of the run, with its last student.
+            indices: Which frames.
+
+        Returns:
+            One ``InstanceData`` with ``bboxes_3d``, ``scores_3d`` and ``labels_3d`` per index.
+        """
+        from mmengine.registry import MODELS
+
+        from perceptkd.engine.checkpoints import load_student
+        from perceptkd.engine.student import student_config
+
+        config = student_config(Config.fromfile(str(next(work_dir.glob("*.py")))))
+        model = MODELS.build(config.model)
+        load_student(model, (work_dir / "last_checkpoint").read_text().strip())
+        model.eval()
+        found = []
+        with torch.no_grad():
+            for index in indices:
+                (sample,) = model.test_step(pseudo_collate([self._dataset[index]]))
+                found.append(sample.pred_instances_3d)
+        return found
+
+
+def truth_of(sample: dict[str, Any]) -> Any:
+    """The annotated boxes of a packed sample, whichever of mmdet3d's two fields they stand in."""
+    data_sample = sample["data_samples"]
+    if "gt_instances_3d" in data_sample and len(data_sample.gt_instances_3d):
+        return data_sample.gt_instances_3d
+    from mmengine.structures import InstanceData
+
+    annotations = data_sample.eval_ann_info
+    return InstanceData(bboxes_3d=annotations["gt_bboxes_3d"], labels_3d=torch.as_tensor(annotations["gt_labels_3d"]))
