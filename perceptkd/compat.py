@@ -14,6 +14,8 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
+import numpy as np
+
 from perceptkd.ops import mmcv_ext
 
 #: Newest releases that mmdet3d 1.4.0 accepts, shown to it in place of the forks' own versions.
@@ -56,9 +58,21 @@ def register_sparse_convolution(spconv_layers: ModuleType) -> Iterator[None]:
         register()
 
 
+@contextmanager
+def restore_numpy_long(_dbsampler: ModuleType) -> Iterator[None]:
+    """Without it: ground-truth sampling ends in ``AttributeError: module 'numpy' has no attribute 'long'``.
+
+    ``DataBaseSampler.sample_all`` makes labels of dtype ``np.long``; numpy 1.24 removed it, numpy 2 defines it again.
+    """
+    if not hasattr(np, "long"):
+        np.long = np.int_  # type: ignore[attr-defined]
+    yield
+
+
 PATCHES: dict[str, Patch] = {
     "mmdet3d": relax_version_assertions,
     "mmdet3d.models.layers.spconv": register_sparse_convolution,
+    "mmdet3d.datasets.transforms.dbsampler": restore_numpy_long,
 }
 
 
@@ -91,8 +105,9 @@ def apply() -> None:
         return
     sys.meta_path.insert(0, _PatchingFinder())
     for name, patch in PATCHES.items():
-        if name in sys.modules:
-            with patch(sys.modules[name]):
+        module = sys.modules.get(name)
+        if module is not None:
+            with patch(module):
                 pass
 
 

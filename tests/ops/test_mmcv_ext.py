@@ -1,0 +1,117 @@
+"""Whose ops mmcv gets: the rule of PERCEPTKD_OPS, the missing ops, the signatures."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mmcv
+import pytest
+import torch
+
+import perceptkd.compat  # noqa: F401
+from perceptkd.ops import mmcv_ext, mmcv_ext_functions
+
+FAKE_EXTENSION = "def nms(*args, **kwargs): return 'compiled'\n"
+FAKE_SETUP = "import mmcv; mmcv.__path__.append({folder!r})\n"
+
+
+def run_python(code: str, choice: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PERCEPTKD_OPS": choice}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.parametrize(
+    ("requested", "compiled_file", "expected"),
+    [
+        ("own", None, "own"),
+        ("own", "_ext.so", "own"),
+        ("auto", None, "own"),
+        ("auto", "_ext.so", "compiled"),
+        ("compiled", "_ext.so", "compiled"),
+    ],
+)
+def test_rule(requested: str, compiled_file: str | None, expected: str) -> None:
+    assert mmcv_ext.choose_backend(requested, compiled_file) == expected
+
+
+def test_unknown_choice_is_an_error() -> None:
+    result = run_python("import perceptkd.compat", "fast")
+    assert "PERCEPTKD_OPS='fast' is not a choice of ops; set it to one of own, compiled, auto" in result.stderr
+    assert result.returncode != 0
+
+
+def test_compiled_without_compiled_ops_is_an_error() -> None:
+    with pytest.raises(ImportError, match=r"no compiled ops .* PERCEPTKD_OPS=own"):
+        mmcv_ext.choose_backend("compiled", None)
+
+
+@pytest.mark.parametrize(("choice", "expected"), [("own", "own"), ("auto", "compiled"), ("compiled", "compiled")])
+def test_choice_where_compiled_ops_exist(tmp_path: Path, choice: str, expected: str) -> None:
+    """A stand-in for a compiled module, next to mmcv's files, is found, and used or passed over by the rule."""
+    (tmp_path / "_ext.py").write_text(FAKE_EXTENSION)
+    code = FAKE_SETUP.format(folder=str(tmp_path)) + (
+        "import perceptkd.compat, mmcv._ext\n"
+        "from perceptkd.ops import mmcv_ext\n"
+        "taken = 'own' if isinstance(mmcv._ext, mmcv_ext.OwnExtension) else mmcv._ext.nms()\n"
+        "print('result', taken, mmcv_ext.backends()['mmcv_ops'])\n"
+    )
+    result = run_python(code, choice)
+    assert f"result {expected} {expected}" in result.stdout, result.stderr
+
+
+def test_own_after_compiled_ops_were_imported_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "_ext.py").write_text(FAKE_EXTENSION)
+    code = FAKE_SETUP.format(folder=str(tmp_path)) + "import mmcv._ext\nimport perceptkd.compat\n"
+    assert "import perceptkd.compat before mmcv.ops" in run_python(code, "own").stderr
+
+
+def test_choice_is_logged_once() -> None:
+    result = run_python("import perceptkd.compat, mmcv.ops, mmdet3d.models", "own")
+    lines = [line for line in (result.stdout + result.stderr).splitlines() if "mmcv ops: " in line]
+    assert len(lines) == 1
+    assert "mmcv ops: own (PERCEPTKD_OPS=own, no compiled ops found)" in lines[0]
+
+
+def test_backends_names_the_choice() -> None:
+    assert mmcv_ext.backends() == {"mmcv_ops": "own", "mmcv_ops_request": "own"}
+
+
+def test_install_is_idempotent() -> None:
+    before = list(sys.meta_path)
+    assert mmcv_ext.install() == "own"
+    assert sys.meta_path == before
+
+
+def test_missing_op_says_its_name() -> None:
+    from mmcv.ops import three_nn
+
+    with pytest.raises(NotImplementedError, match=r"'three_nn_forward' .* PERCEPTKD_OPS=compiled"):
+        three_nn(torch.zeros(1, 4, 3), torch.zeros(1, 5, 3))
+
+
+def test_helpers_are_not_offered_as_ops() -> None:
+    import mmcv._ext
+
+    with pytest.raises(NotImplementedError, match="'Tensor'"):
+        mmcv._ext.Tensor()
+    assert not hasattr(mmcv._ext, "__path__")
+
+
+def ops_offered() -> list[str]:
+    members = inspect.getmembers(mmcv_ext_functions, inspect.isfunction)
+    return [name for name, f in members if f.__module__ == mmcv_ext_functions.__name__ and not name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", ops_offered())
+def test_signature_is_mmcvs(name: str) -> None:
+    """Argument names and order equal those of mmcv's binding, whose source ships with mmcv."""
+    source = Path(mmcv.__file__).parent / "ops/csrc/pytorch/pybind.cpp"
+    if not source.is_file():
+        pytest.skip(f"{source} is not part of this mmcv")
+    binding = re.search(rf'm\.def\(\s*"{name}",(.*?)\);', source.read_text(), re.DOTALL)
+    assert binding is not None, f"mmcv binds no op called {name}"
+    expected = re.findall(r'py::arg\("(\w+)"\)', binding[1])
+    assert list(inspect.signature(getattr(mmcv_ext_functions, name)).parameters) == expected

@@ -1,0 +1,108 @@
+"""perceptkd.compat: what upstream needs in order to import and run, and nothing else."""
+
+import importlib.metadata
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perceptkd import compat
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    """Runs code in a fresh interpreter, since patches act at import."""
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+
+
+def succeeds(code: str, **environment: str) -> str:
+    result = run_python(code, **environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_upstream_fails_without_compat() -> None:
+    result = run_python("import mmdet3d")
+    assert result.returncode != 0
+    assert "AssertionError: MMCV==" in result.stderr
+
+
+def test_upstream_imports_with_compat() -> None:
+    code = """
+        import perceptkd.compat
+        import mmcv.ops, mmdet.models, mmdet3d, mmdet3d.models, mmdet3d.datasets, mmdet3d.evaluation
+        import mmcv, mmdet
+        print('versions', mmcv.__version__, mmdet.__version__)
+    """.replace("\n        ", "\n")
+    versions = [importlib.metadata.version(name) for name in ("onedl-mmcv", "onedl-mmdetection")]
+    assert f"versions {' '.join(versions)}" in succeeds(code)
+
+
+def test_importing_compat_loads_nothing_heavy() -> None:
+    loaded = "[n for n in ('torch', 'mmcv', 'mmdet', 'mmdet3d', 'spconv', 'numba') if n in sys.modules]"
+    assert succeeds(f"import sys, perceptkd.compat; print({loaded})").strip() == "[]"
+
+
+def test_applying_twice_changes_nothing() -> None:
+    before = list(sys.meta_path)
+    compat.apply()
+    assert sys.meta_path == before
+
+
+def test_missing_mmdet3d_is_no_error() -> None:
+    code = """
+        import sys
+        sys.modules['mmdet3d'] = None
+        import perceptkd.compat
+        import mmcv.ops
+        try:
+            import mmdet3d
+        except ModuleNotFoundError:
+            print('missing, as without compat')
+    """.replace("\n        ", "\n")
+    assert "missing, as without compat" in succeeds(code)
+
+
+def test_modules_imported_earlier_are_patched_too() -> None:
+    code = """
+        import sys, types
+        sys.modules['mmdet3d.datasets.transforms.dbsampler'] = types.ModuleType('dbsampler')
+        import perceptkd.compat, numpy
+        print(numpy.dtype(numpy.long).kind)
+    """.replace("\n        ", "\n")
+    assert succeeds(code).strip() == "i"
+
+
+@pytest.mark.parametrize("patch", compat.PATCHES.values(), ids=lambda patch: patch.__name__)
+def test_every_patch_says_what_breaks_without_it(patch) -> None:
+    assert patch.__doc__.startswith("Without it: ")
+
+
+def test_ground_truth_sampling_works(tmp_path: Path) -> None:
+    """mmdet3d's database sampler, which asks numpy for ``np.long``."""
+    from mmdet3d.datasets.transforms.dbsampler import DataBaseSampler
+    from mmengine.registry import init_default_scope
+
+    init_default_scope("mmdet3d")
+    np.ones((7, 4), np.float32).tofile(tmp_path / "car.bin")
+    box = np.array([5, 5, 0, 4, 2, 1.5, 0.3], np.float32)
+    info = {"name": "Car", "path": "car.bin", "box3d_lidar": box, "num_points_in_gt": 7, "difficulty": 0}
+    (tmp_path / "infos.pkl").write_bytes(pickle.dumps({"Car": [info]}))
+    sampler = DataBaseSampler(
+        info_path=str(tmp_path / "infos.pkl"),
+        data_root=str(tmp_path),
+        rate=1.0,
+        prepare={"filter_by_difficulty": [-1]},
+        sample_groups={"Car": 1},
+        classes=["Car"],
+        points_loader={"type": "LoadPointsFromFile", "coord_type": "LIDAR", "load_dim": 4, "use_dim": 4},
+    )
+    sampled = sampler.sample_all(np.zeros((0, 7), np.float32), np.zeros(0, np.int64))
+    assert sampled["gt_labels_3d"].tolist() == [0]
+    assert len(sampled["points"]) == 7
