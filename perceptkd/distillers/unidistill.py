@@ -18,6 +18,7 @@ from torch import Tensor
 
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
+from perceptkd.core.geometry import GeometryError, canonical_bev, same_extent
 from perceptkd.core.tap import Extent, Tap, Taps
 from perceptkd.registry import DISTILLERS
 
@@ -280,8 +281,7 @@ class UniDistill(Distiller):
         num_boxes = all_reduce_mean(points.new_tensor(float(len(boxes))))
 
         def at_points(tap: Tap) -> Tensor:
-            bev_map, extent = _canonical(tap, tap.value), _extent(tap)
-            return sample_points(bev_map, points, sample_index, extent=extent, swap=self.legacy)
+            return sample_points(canonical_bev(tap), points, sample_index, extent=_extent(tap), swap=self.legacy)
 
         low = at_points(student["low"]), at_points(teacher["low"])
         if low[0].shape != low[1].shape:
@@ -302,8 +302,8 @@ class UniDistill(Distiller):
         """The class and regression terms, read from the cells under the Gaussian mask alone."""
         student_head, teacher_head = _head_maps(student), _head_maps(teacher)
         shared = self._shared_keys(student_head, teacher_head)
-        if _extent(student) != _extent(teacher):
-            raise ValueError(
+        if not same_extent(_extent(student), _extent(teacher)):
+            raise GeometryError(
                 f"UniDistill: the heads cover {_extent(student)} m (student), {_extent(teacher)} m (teacher)"
             )
         batch_size, _, height, width = student_head[self.heatmap_key][0].shape
@@ -369,32 +369,22 @@ def _with_padding(boxes: Tensor, sample_index: Tensor, *, batch_size: int) -> tu
 def _head_maps(tap: Tap) -> dict[str, list[Tensor]]:
     """The nested output of a dense head as {name: one canonical map [B, C, H, W] per task}."""
     maps: dict[str, list[Tensor]] = defaultdict(list)
-    pending = [tap.value]
+    pending = [canonical_bev(tap)]
     while pending:
         output = pending.pop(0)
         if not isinstance(output, Mapping):
             pending = [*output, *pending]
             continue
         for name, head_map in output.items():
-            maps[name].append(_canonical(tap, head_map))
+            maps[name].append(head_map)
     return dict(maps)
-
-
-def _canonical(tap: Tap, bev_map: Tensor) -> Tensor:
-    """Turns a map of the tap into [B, C, H = y, W = x]."""
-    if tap.layout not in ("yx", "xy"):
-        raise ValueError(
-            f"UniDistill: the BEV map at '{tap.spec.path}' does not say whether its rows are y or x; declare it in the "
-            f"tap: dict(path='{tap.spec.path}', layout='yx', extent=(x0, y0, x1, y1))"
-        )
-    return bev_map if tap.layout == "yx" else bev_map.transpose(-1, -2)
 
 
 def _extent(tap: Tap) -> Extent:
     """The metric extent that the tap declares."""
     if tap.extent is None:
-        raise ValueError(
-            f"UniDistill: the BEV map at '{tap.spec.path}' does not say which area it covers; declare it in the tap: "
-            f"dict(path='{tap.spec.path}', extent=(x0, y0, x1, y1)) in metres"
+        raise GeometryError(
+            f"The tap '{tap.spec}' of the {tap.model} does not say which area it covers: give it "
+            "extent=(x0, y0, x1, y1) in metres, or give the model bev_geometry=dict(layout=..., extent=...)"
         )
-    return tuple(tap.extent)
+    return tap.extent

@@ -1,7 +1,6 @@
 """What the tests of the distillers share: hand-made taps and steps on UniDistill's 180 x 180 map."""
 
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +9,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 import perceptkd.registry  # noqa: F401  (makes mmdet3d importable)
+from perceptkd.core.distiller import Step
+from perceptkd.core.tap import Tap, TapSpec
 
 FULL_EXTENT = (-54.0, -54.0, 54.0, 54.0)
 TASK_CLASSES = (1, 2, 2, 1, 2, 2)
@@ -17,11 +18,11 @@ REGRESSION_CHANNELS = {"reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2, "iou
 
 
 @pytest.fixture
-def make_step() -> Callable[..., SimpleNamespace]:
+def make_step() -> Callable[..., Step]:
     """make_step([[(x, y, l, w, yaw), ...] of each sample]) -> a step that holds these boxes."""
     from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
 
-    def make(boxes_of_samples: Sequence[Sequence[Sequence[float]]]) -> SimpleNamespace:
+    def make(boxes_of_samples: Sequence[Sequence[Sequence[float]]]) -> Step:
         samples = []
         for boxes in boxes_of_samples:
             bev = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5)
@@ -31,23 +32,20 @@ def make_step() -> Callable[..., SimpleNamespace]:
             sample = Det3DDataSample()
             sample.gt_instances_3d = InstanceData(bboxes_3d=LiDARInstance3DBoxes(full, box_dim=9))
             samples.append(sample)
-        return SimpleNamespace(data_samples=samples)
+        return Step(data_samples=samples)
 
     return make
 
 
 @pytest.fixture
-def make_taps() -> Callable[..., dict[str, SimpleNamespace]]:
+def make_taps() -> Callable[..., dict[str, Tap]]:
     """make_taps(low, high, response) -> taps with these values, on the full map unless said otherwise."""
 
     def make(
         low: Tensor, high: Tensor, response: Any, *, layout: str | None = "yx", extent: Any = FULL_EXTENT
-    ) -> dict[str, SimpleNamespace]:
+    ) -> dict[str, Tap]:
         values = {"low": low, "high": high, "response": response}
-        return {
-            name: SimpleNamespace(value=value, layout=layout, extent=extent, spec=SimpleNamespace(path=name))
-            for name, value in values.items()
-        }
+        return {name: Tap(TapSpec(name, layout=layout, extent=extent), [value]) for name, value in values.items()}
 
     return make
 

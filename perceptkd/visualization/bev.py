@@ -1,0 +1,138 @@
+"""The scene from above: LiDAR points, true boxes, and what each model found."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, Patch, Polygon
+
+from perceptkd.visualization.boxes import TRUTH, DrawnBoxes, as_drawn, match_boxes
+from perceptkd.visualization.figure import TRUTH_COLOUR, class_colour, new_figure, save_figure
+
+MISSED_COLOUR = "#000000"
+POINT_COLOUR = "#9aa5b1"
+EGO_SIZE_M = (1.9, 4.6)
+PANEL_IN = 6.0
+
+
+def draw_bev(
+    path: str | Path,
+    points: Any,
+    boxes: Mapping[str, Any],
+    *,
+    class_names: Sequence[str] = (),
+    range_m: float = 50.0,
+    score_threshold: float = 0.3,
+    match_distance_m: float = 2.0,
+    title: str = "",
+) -> Path:
+    """Draws one panel per set of boxes, seen from above, x to the right and y (forward) up.
+
+    With the truth given under the name 'truth', the other panels show it as outlines: green where a prediction of the
+    same class lies within ``match_distance_m``, dashed black where none does. Predictions are filled in the colour of
+    their class; a bar leads from the centre to the front.
+
+    Args:
+        path: PNG file to write.
+        points: LiDAR points [N, >= 3] in metres, or None.
+        boxes: Name -> boxes (InstanceData or mmdet3d boxes) in the LiDAR frame; names are the titles of the panels.
+        class_names: Names of the labels, for the legend.
+        range_m: Half of the edge of the drawn square.
+        score_threshold: Predictions with a lower score are left out.
+        match_distance_m: See above.
+        title: Of the picture.
+
+    Returns:
+        The path.
+    """
+    if not boxes:
+        raise ValueError("draw_bev needs at least one set of boxes; an empty set is fine")
+    drawn = {name: as_drawn(value, score_threshold=score_threshold) for name, value in boxes.items()}
+    columns = len(drawn) if len(drawn) <= 3 else math.ceil(len(drawn) / 2)
+    rows = math.ceil(len(drawn) / columns)
+    figure = new_figure(PANEL_IN * columns, PANEL_IN * rows + 1.1)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels[len(drawn) :]:
+        panel.set_visible(False)
+    visible = {name: value.select(_inside(value, range_m)) for name, value in drawn.items()}
+    for panel, (name, value) in zip(panels, visible.items()):
+        _draw_ground(panel, points, range_m)
+        if name == TRUTH or TRUTH not in visible:
+            _draw_boxes(panel, value)
+            panel.set_title(f"{name}: {len(value)} objects")
+        else:
+            _draw_against_truth(panel, name, value, visible[TRUTH], match_distance_m)
+    _add_legend(figure, visible, class_names, match_distance_m)
+    if title:
+        figure.suptitle(title, fontsize=14)
+    return save_figure(figure, path)
+
+
+def _inside(boxes: DrawnBoxes, range_m: float) -> np.ndarray:
+    return (np.abs(boxes.centres[:, :2]) <= range_m).all(axis=1)
+
+
+def _draw_ground(panel: Axes, points: Any, range_m: float) -> None:
+    """Points, rings every 10 m or 20 m, and the vehicle that carries the sensors."""
+    if points is not None:
+        xyz = np.asarray(points.detach().cpu() if hasattr(points, "detach") else points)
+        panel.scatter(xyz[:, 0], xyz[:, 1], s=0.6, c=POINT_COLOUR, linewidths=0, rasterized=True)
+    step = 10 if range_m <= 30 else 20
+    for radius in range(step, int(range_m * math.sqrt(2)), step):
+        panel.add_patch(Circle((0, 0), radius, fill=False, edgecolor="#d0d4da", linewidth=0.7, zorder=1))
+        if radius < range_m:
+            style = {"color": "#5f6873", "fontsize": 7, "ha": "center", "va": "center", "zorder": 2}
+            ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8}
+            panel.text(0, -radius, f"{radius} m", bbox=ground, **style)
+    width, length = EGO_SIZE_M
+    nose = [(-width / 2, -length / 2), (-width / 2, length / 4), (0, length / 2), (width / 2, length / 4)]
+    panel.add_patch(Polygon([*nose, (width / 2, -length / 2)], closed=True, color="#222222", zorder=6))
+    panel.set(xlim=(-range_m, range_m), ylim=(-range_m, range_m), aspect="equal")
+    panel.set(xlabel="x, right of the vehicle [m]", ylabel="y, ahead of the vehicle [m]")
+
+
+def _draw_boxes(panel: Axes, boxes: DrawnBoxes) -> None:
+    """Boxes filled in the colours of their classes, each with a bar from its centre to its front."""
+    if not len(boxes):
+        return
+    colours = [class_colour(int(label)) for label in boxes.labels]
+    outline = boxes.footprints
+    panel.add_collection(PolyCollection(outline, facecolors=colours, alpha=0.35, zorder=3))
+    panel.add_collection(PolyCollection(outline, facecolors="none", edgecolors=colours, linewidths=1.4, zorder=4))
+    heading = np.stack((outline.mean(axis=1), outline[:, 2:].mean(axis=1)), axis=1)
+    panel.add_collection(LineCollection(heading, colors=colours, linewidths=1.4, zorder=4))
+
+
+def _draw_against_truth(panel: Axes, name: str, boxes: DrawnBoxes, truth: DrawnBoxes, distance_m: float) -> None:
+    right, found = match_boxes(boxes, truth, distance_m=distance_m)
+    for kept, colour, style in ((found, TRUTH_COLOUR, "solid"), (~found, MISSED_COLOUR, (0, (3, 2)))):
+        outline = truth.select(kept).footprints
+        panel.add_collection(
+            PolyCollection(outline, facecolors="none", edgecolors=colour, linewidths=1.1, linestyles=[style], zorder=5)
+        )
+    _draw_boxes(panel, boxes)
+    panel.set_title(f"{name}: found {found.sum()} of {len(found)}, {(~right).sum()} false")
+
+
+def _add_legend(figure: Figure, drawn: Mapping[str, DrawnBoxes], class_names: Sequence[str], distance_m: float) -> None:
+    labels = sorted({int(label) for boxes in drawn.values() for label in boxes.labels if label >= 0})
+    handles = [
+        Patch(facecolor=class_colour(label), alpha=0.6, label=class_names[label] if class_names else f"class {label}")
+        for label in labels
+    ]
+    if TRUTH in drawn and len(drawn) > 1:
+        handles += [
+            Line2D([], [], color=TRUTH_COLOUR, label=f"truth, found within {distance_m:g} m"),
+            Line2D([], [], color=MISSED_COLOUR, linestyle=(0, (3, 2)), label="truth, missed"),
+        ]
+    handles += [
+        Line2D([], [], marker="o", linestyle="none", markersize=3, color=POINT_COLOUR, label="LiDAR points"),
+        Line2D([], [], marker="^", linestyle="none", markersize=8, color="#222222", label="vehicle with the sensors"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)), frameon=False, fontsize=9)

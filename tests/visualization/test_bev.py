@@ -1,0 +1,93 @@
+"""The bird's-eye view draws boxes where they are."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+
+from perceptkd.visualization import draw_bev
+from perceptkd.visualization.figure import CLASS_COLOURS
+
+CAR = (20.0, 30.0, -1.0, 16.0, 8.0, 1.5, 0.0)
+
+
+def frames(image: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Rectangles (left, top, right, bottom) of the panels, by their black frames, in reading order."""
+    black = (image.max(axis=2) < 30).astype(np.uint8)
+    contours, _ = cv2.findContours(black, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    rectangles = [cv2.boundingRect(contour) for contour in contours]
+    large = [(x, y, x + w - 1, y + h - 1) for x, y, w, h in rectangles if min(w, h) > 300]
+    return sorted(large, key=lambda frame: (frame[1] // 50, frame[0]))
+
+
+def metres(pixels: np.ndarray, frame: tuple[int, int, int, int], range_m: float) -> np.ndarray:
+    """Pixels [M, 2] (column, row) of a panel as (x, y) in metres."""
+    left, top, right, bottom = frame
+    x = (pixels[:, 0] - left) / (right - left) * 2 * range_m - range_m
+    y = range_m - (pixels[:, 1] - top) / (bottom - top) * 2 * range_m
+    return np.stack((x, y), axis=1)
+
+
+def coloured(image: np.ndarray, label: int, frame: tuple[int, int, int, int]) -> np.ndarray:
+    """Pixels (column, row) of the outline colour of a class inside of a panel."""
+    bgr = np.array(to_rgb(CLASS_COLOURS[label]))[::-1] * 255
+    row, column = np.nonzero(np.abs(image - bgr).max(axis=2) < 6)
+    left, top, right, bottom = frame
+    inside = (column > left) & (column < right) & (row > top) & (row < bottom)
+    return np.stack((column, row), axis=1)[inside]
+
+
+def test_a_box_is_drawn_where_it_is(tmp_path: Path, make_boxes: Callable) -> None:
+    path = draw_bev(tmp_path / "new" / "bev.png", None, {"truth": make_boxes([CAR], labels=[3])}, range_m=50)
+    image = cv2.imread(str(path))
+    (frame,) = frames(image)
+    drawn = metres(coloured(image, 3, frame), frame, 50)
+    assert len(drawn) > 50
+    assert drawn.min(axis=0) == pytest.approx([12, 26], abs=0.5)
+    assert drawn.max(axis=0) == pytest.approx([28, 34], abs=0.5)
+
+
+def test_points_are_drawn(tmp_path: Path, make_boxes: Callable) -> None:
+    points = torch.rand(2000, 5) * 10 - 30
+    pictures = [
+        cv2.imread(str(draw_bev(tmp_path / f"{name}.png", cloud, {"truth": make_boxes([])}, range_m=50)))
+        for name, cloud in (("with", points), ("without", None))
+    ]
+    (frame,) = frames(pictures[0])
+    changed = np.argwhere(np.abs(pictures[0].astype(int) - pictures[1]).max(axis=2) > 40)[:, ::-1]
+    drawn = metres(changed, frame, 50)
+    drawn = drawn[(np.abs(drawn) < 50).all(axis=1)]
+    assert len(drawn) > 300
+    assert drawn.min() > -31
+    assert drawn.max() < -19
+
+
+def test_every_set_has_a_panel_and_truth_is_judged(tmp_path: Path, make_boxes: Callable) -> None:
+    truth = make_boxes([CAR, (-20.0, -30.0, *CAR[2:])], labels=[0, 0])
+    found_one = make_boxes([(20.5, 30.0, *CAR[2:])], labels=[0], scores=[0.9])
+    boxes = {"truth": truth, "teacher": found_one, "control": make_boxes([]), "distilled": found_one}
+    image = cv2.imread(str(draw_bev(tmp_path / "bev.png", None, boxes, class_names=["car"], title="Title")))
+    panels = frames(image)
+    assert len(panels) == 4
+    counts = [len(coloured(image, 0, panel)) for panel in panels]
+    assert counts[0] > counts[1] > 0
+    assert counts[2] == 0
+    assert counts[1] == counts[3]
+
+
+def test_weak_and_far_predictions_are_left_out(tmp_path: Path, make_boxes: Callable) -> None:
+    weak = make_boxes([CAR, (80.0, 0.0, *CAR[2:])], scores=[0.1, 0.9])
+    image = cv2.imread(str(draw_bev(tmp_path / "bev.png", None, {"teacher": weak}, score_threshold=0.3)))
+    (frame,) = frames(image)
+    assert len(coloured(image, 0, frame)) == 0
+
+
+def test_bad_arguments(tmp_path: Path, make_boxes: Callable) -> None:
+    with pytest.raises(ValueError, match="at least one set"):
+        draw_bev(tmp_path / "bev.png", None, {})
+    with pytest.raises(ValueError, match=r"must end in \.png"):
+        draw_bev(tmp_path / "bev.jpg", None, {"truth": make_boxes([])})
