@@ -1,0 +1,79 @@
+"""The command line of create_data."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from perceptkd.cli.create_data import main
+
+TINY = ["--scenes", "1", "--keyframes", "1", "--no-sweeps", "--image-size", "64x36", "--workers", "1"]
+
+
+def test_writes_a_mini_world_and_says_where(tmp_path, capsys):
+    assert main(["simworld", "--out", str(tmp_path), *TINY]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "nuscenes/nuscenes_infos_mini_train.pkl")
+    manifest = json.loads((tmp_path / "nuscenes/world.json").read_text())
+    assert manifest["version"] == "v1.0-mini"
+    assert manifest["image_size"] == [64, 36]
+    assert not (tmp_path / "nuscenes/sweeps").exists()
+
+
+def test_writes_splits_with_trainval_names(tmp_path, capsys):
+    options = ["--splits", "train=1", "tune=1", "report=1", "--keyframes", "1", "--image-size", "64x36"]
+    assert main(["simworld", "--out", str(tmp_path), *options, "--sweeps", "0", "--workers", "1"]) == 0
+    root = tmp_path / "nuscenes"
+    splits = json.loads((root / "v1.0-trainval/splits.json").read_text())
+    assert list(splits) == ["train", "tune", "report"]
+    assert len(capsys.readouterr().out.split()) == 3
+    assert {path.name for path in root.glob("*.pkl")} == {f"nuscenes_infos_{split}.pkl" for split in splits}
+
+
+def test_makes_infos_of_existing_tables(tmp_path, capsys):
+    main(["simworld", "--out", str(tmp_path), "--scenes", "2", *TINY[2:]])
+    before = {path: path.read_bytes() for path in (tmp_path / "nuscenes").glob("*.pkl")}
+    for path in before:
+        path.unlink()
+    assert main(["nuscenes", "--root", str(tmp_path / "nuscenes"), "--version", "v1.0-mini"]) == 0
+    assert {path: path.read_bytes() for path in (tmp_path / "nuscenes").glob("*.pkl")} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["nuscenes", "--root", "nowhere"], "no nuScenes tables in nowhere/v1.0-trainval"),
+        (["simworld", "--out", "x", "--scenes", "11"], "v1.0-mini has 1 to 10 scenes, got 11"),
+        (["simworld", "--out", "x", "--scenes", "1", "--splits", "train=1"], "--scenes is for v1.0-mini"),
+        (["simworld", "--out", "x", "--version", "v1.0-mini", "--splits", "train=1"], "leave out --splits"),
+        (["simworld", "--out", "x", "--image-size", "8x8"], "at least 16 pixels"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_sentence(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(options) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert message in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options", [["--image-size", "800"], ["--image-size", "axb"], ["--splits", "train"], ["--splits", "train=x"]]
+)
+def test_options_that_cannot_be_read(tmp_path, capsys, options):
+    with pytest.raises(SystemExit):
+        main(["simworld", "--out", str(tmp_path), *options])
+    assert "such as" in capsys.readouterr().err
+
+
+def test_another_seed_is_refused_in_one_sentence(tmp_path, capsys):
+    main(["simworld", "--out", str(tmp_path), *TINY])
+    assert main(["simworld", "--out", str(tmp_path), *TINY, "--seed", "1"]) == 1
+    assert "holds another world" in capsys.readouterr().err
+    assert main(["simworld", "--out", str(tmp_path), *TINY, "--seed", "1", "--overwrite"]) == 0
+
+
+def test_the_tool_runs(repository):
+    run = [sys.executable, str(repository / "tools/create_data.py"), "-h"]
+    assert "simworld" in subprocess.run(run, capture_output=True, text=True, check=True).stdout

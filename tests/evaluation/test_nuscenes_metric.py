@@ -1,0 +1,220 @@
+"""The metric on predictions whose score is known."""
+
+import copy
+import json
+import pickle
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmdet3d.structures import LiDARInstance3DBoxes
+from mmengine.structures import InstanceData
+
+from perceptkd.datasets.nuscenes_infos import CLASSES, create_nuscenes_infos, info_path
+from perceptkd.evaluation import nuscenes_metric
+from perceptkd.evaluation.nuscenes_metric import NuScenesMetric
+from perceptkd.registry import METRICS
+
+INFO_FILE = "nuscenes_infos_mini_val.pkl"
+
+
+def load_infos(root: Path, name: str = INFO_FILE) -> list[dict]:
+    with open(root / name, "rb") as file:
+        return pickle.load(file)["data_list"]
+
+
+def sample_of(info: dict, boxes: np.ndarray, labels: np.ndarray, *, index: int, token: bool = True) -> dict:
+    """A data sample as ``BaseMetric`` gets it; boxes [N, 9] with the centre of gravity as origin."""
+    predictions = InstanceData(
+        bboxes_3d=LiDARInstance3DBoxes(torch.tensor(boxes, dtype=torch.float32), box_dim=9, origin=(0.5, 0.5, 0.5)),
+        scores_3d=torch.linspace(0.5, 1.0, len(labels)),
+        labels_3d=torch.tensor(labels, dtype=torch.long),
+    )
+    return {"pred_instances_3d": predictions, "sample_idx": index, **({"token": info["token"]} if token else {})}
+
+
+def truth_of(info: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes and labels the evaluator counts: it drops those without points, and a prediction there is wrong."""
+    instances = [i for i in info["instances"] if i["bbox_label_3d"] >= 0 and i["num_lidar_pts"]]
+    boxes = [[*i["bbox_3d"], *np.nan_to_num(i["velocity"])] for i in instances]
+    return np.array(boxes).reshape(-1, 9), np.array([i["bbox_label_3d"] for i in instances], int)
+
+
+def evaluate(root: Path, change=lambda boxes, labels: (boxes, labels), *, token: bool = True, **kwargs) -> dict:
+    kwargs.setdefault("ann_file", INFO_FILE)
+    metric = NuScenesMetric(str(root), **kwargs)
+    metric.dataset_meta = {"classes": CLASSES}
+    infos = load_infos(root, kwargs["ann_file"])
+    for index, info in enumerate(infos):
+        metric.process({}, [sample_of(info, *change(*truth_of(info)), index=index, token=token)])
+    return metric.evaluate(size=len(infos))
+
+
+def present_classes(metrics: dict) -> list[str]:
+    return [name for name in CLASSES if metrics[f"nuscenes/{name}_AP"] > 0]
+
+
+def test_perfect_predictions(tiny_world):
+    metrics = evaluate(tiny_world)
+    present = present_classes(metrics)
+    assert metrics["nuscenes/num_present"] == len(present) >= 3
+    assert metrics["nuscenes/mAP_present"] == pytest.approx(1.0)
+    assert metrics["nuscenes/mAP"] == pytest.approx(len(present) / 10)
+    for name in present:
+        for distance in (0.5, 1.0, 2.0, 4.0):
+            assert metrics[f"nuscenes/{name}_AP_dist_{distance}"] == pytest.approx(1.0)
+        assert metrics[f"nuscenes/{name}_trans_err"] < 1e-3
+        assert metrics[f"nuscenes/{name}_scale_err"] < 1e-3
+        # A box upright in the world is slightly tilted in the LiDAR frame, which has no room for that.
+        assert metrics.get(f"nuscenes/{name}_orient_err", 0.0) < 5e-3
+        assert metrics.get(f"nuscenes/{name}_vel_err", 0.0) < 0.05
+    assert metrics["nuscenes/NDS_present"] > 0.9
+
+
+def test_papers_names_are_reported(tiny_world):
+    metrics = evaluate(tiny_world)
+    for name in ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE", "mAP_dist_0.5", "mAP_dist_4.0", "car_AP"):
+        assert isinstance(metrics[f"nuscenes/{name}"], float)
+    assert not any(np.isnan(value) for value in metrics.values())
+
+
+def test_shifted_predictions_match_from_the_shift_on(tiny_world):
+    shift = np.array([0.7, 0, 0, 0, 0, 0, 0, 0, 0])
+    metrics = evaluate(tiny_world, lambda boxes, labels: (boxes + shift, labels))
+    assert metrics["nuscenes/car_AP_dist_0.5"] < 0.5
+    assert metrics["nuscenes/car_AP_dist_1.0"] > 0.9
+    assert metrics["nuscenes/car_trans_err"] == pytest.approx(0.7, abs=0.02)
+
+
+def test_turned_boxes_cost_orientation_only(tiny_world):
+    turn = np.array([0, 0, 0, 0, 0, 0, 0.3, 0, 0])
+    metrics = evaluate(tiny_world, lambda boxes, labels: (boxes + turn, labels))
+    assert metrics["nuscenes/mAP_present"] == pytest.approx(1.0)
+    assert metrics["nuscenes/car_orient_err"] == pytest.approx(0.3, abs=0.01)
+
+
+def test_wrong_labels_score_nothing(tiny_world):
+    metrics = evaluate(tiny_world, lambda boxes, labels: (boxes, (labels + 5) % 10))
+    assert metrics["nuscenes/mAP"] < 0.05
+
+
+def test_no_predictions_at_all(tiny_world):
+    metrics = evaluate(tiny_world, lambda boxes, labels: (boxes[:0], labels[:0]))
+    assert metrics["nuscenes/mAP"] == metrics["nuscenes/NDS"] == metrics["nuscenes/mAP_present"] == 0.0
+    assert metrics["nuscenes/mATE"] == 1.0
+
+
+def test_frames_without_predictions(tiny_world):
+    calls = iter(range(10))
+    metrics = evaluate(tiny_world, lambda b, c: (b[:0], c[:0]) if next(calls) == 0 else (b, c))
+    assert 0.2 < metrics["nuscenes/mAP_present"] < 1.0
+
+
+def test_frames_are_found_by_index_where_samples_carry_no_token(tiny_world):
+    assert evaluate(tiny_world, token=False) == evaluate(tiny_world, token=True)
+
+
+def test_absent_classes_are_told_apart(tiny_world, caplog):
+    metrics = evaluate(tiny_world)
+    absent = [name for name in CLASSES if name not in present_classes(metrics)]
+    assert absent
+    assert metrics["nuscenes/mAP"] < metrics["nuscenes/mAP_present"]
+    assert metrics["nuscenes/NDS"] < metrics["nuscenes/NDS_present"]
+
+
+def test_custom_split(tiny_world, tmp_path):
+    """Splits of a splits.json are evaluated as such, by the name in the info file."""
+    root = tmp_path / "nuscenes"
+    root.mkdir()
+    for name in ("samples", "sweeps", "maps"):
+        (root / name).symlink_to(tiny_world / name)
+    (root / "v1.0-mini").mkdir()
+    for table in (tiny_world / "v1.0-mini").glob("*.json"):
+        (root / "v1.0-mini" / table.name).symlink_to(table)
+    (root / "v1.0-mini" / "splits.json").write_text(json.dumps({"tune": ["scene-0061"], "report": ["scene-0103"]}))
+    assert set(create_nuscenes_infos(root, "v1.0-mini")) == {"tune", "report"}
+    report = evaluate(root, ann_file=info_path(root, "report").name)
+    assert report == evaluate(tiny_world)
+    assert evaluate(root, ann_file=info_path(root, "tune").name) != report
+
+
+def test_results_and_summary_are_kept(tiny_world, tmp_path):
+    metrics = evaluate(tiny_world, out_dir=str(tmp_path / "out"))
+    results = json.loads((tmp_path / "out/results_nusc.json").read_text())
+    assert set(results["results"]) == {info["token"] for info in load_infos(tiny_world)}
+    summary = json.loads((tmp_path / "out/metrics_summary.json").read_text())
+    assert summary["nd_score"] == metrics["nuscenes/NDS"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics_summary.json", "results_nusc.json"]
+
+
+def test_format_only_writes_and_does_not_evaluate(tiny_world, tmp_path):
+    assert evaluate(tiny_world, out_dir=str(tmp_path), format_only=True) == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["results_nusc.json"]
+    with pytest.raises(ValueError, match="set out_dir"):
+        NuScenesMetric(str(tiny_world), INFO_FILE, format_only=True)
+
+
+def test_tables_are_loaded_once(tiny_world, monkeypatch):
+    nuscenes_metric._cached_tables.cache_clear()
+    loads = []
+    load = nuscenes_metric.load_tables
+    monkeypatch.setattr(nuscenes_metric, "load_tables", lambda *args: loads.append(args) or load(*args))
+    evaluate(tiny_world)
+    evaluate(tiny_world)
+    assert len(loads) == 1
+
+
+def test_partial_predictions_are_an_error(tiny_world):
+    metric = NuScenesMetric(str(tiny_world), INFO_FILE)
+    metric.dataset_meta = {"classes": CLASSES}
+    info = load_infos(tiny_world)[0]
+    metric.process({}, [sample_of(info, *truth_of(info), index=0)])
+    with pytest.raises(ValueError, match=r"1 of 3 frames .* were predicted; the official evaluator needs all"):
+        metric.evaluate(size=1)
+
+
+def test_foreign_and_repeated_frames_are_errors(tiny_world):
+    info = load_infos(tiny_world)[0]
+    for other, reason in ((info, "twice"), ({**info, "token": "f" * 32}, "but is not in")):
+        metric = NuScenesMetric(str(tiny_world), INFO_FILE)
+        metric.dataset_meta = {"classes": CLASSES}
+        metric.process({}, [sample_of(i, *truth_of(i), index=0) for i in (info, other)])
+        with pytest.raises(ValueError, match=f"was predicted {reason}"):
+            metric.evaluate(size=2)
+
+
+def test_missing_info_file(tiny_world):
+    metric = METRICS.build({"type": "NuScenesMetric", "data_root": str(tiny_world), "ann_file": "gone.pkl"})
+    metric.results = [{}]
+    with pytest.raises(FileNotFoundError, match=r"gone.pkl is missing: make it with tools/create_data.py"):
+        metric.evaluate(size=1)
+
+
+def test_boxes_without_velocity(tiny_world):
+    info = load_infos(tiny_world)[0]
+    sample = sample_of(info, *truth_of(info), index=0)
+    predictions = sample["pred_instances_3d"]
+    predictions.bboxes_3d = LiDARInstance3DBoxes(predictions.bboxes_3d.tensor[:, :7])
+    with pytest.raises(ValueError, match="must have 9 values"):
+        NuScenesMetric(str(tiny_world), INFO_FILE).process({}, [sample])
+
+
+def test_inputs_are_left_as_they_are(tiny_world):
+    info = load_infos(tiny_world)[0]
+    sample = sample_of(info, *truth_of(info), index=0)
+    before = copy.deepcopy(sample)
+    NuScenesMetric(str(tiny_world), INFO_FILE).process({}, [sample])
+    assert torch.equal(sample["pred_instances_3d"].bboxes_3d.tensor, before["pred_instances_3d"].bboxes_3d.tensor)
+
+
+def test_many_boxes_are_converted_quickly(tiny_world):
+    """240 frames of 500 boxes: the conversion must not be the slow part of an evaluation."""
+    rng = np.random.default_rng(0)
+    info = load_infos(tiny_world)[0]
+    boxes, labels = rng.uniform(1, 2, (500, 9)), rng.integers(0, 10, 500)
+    start = time.perf_counter()
+    for _ in range(24):
+        nuscenes_metric.boxes_to_records(boxes, rng.random(500), labels, info=info, classes=CLASSES, max_boxes=500)
+    assert time.perf_counter() - start < 2.0
