@@ -1,0 +1,3 @@
+"""The ops tests reach upstream code too, which needs the patches."""
+
+import perceptkd.compat  # noqa: F401
