@@ -83,8 +83,9 @@ def seeded(*key: int) -> Iterator[None]:
 class SeededDataset(Dataset):
     """Wraps any mm dataset: ``self[i]`` depends on (seed, epoch, i) alone.
 
-    ``perceptkd.SeedEpochHook`` sets the epoch, and the run's seed where none is given here. All other attributes
-    (``metainfo``, ``get_data_info``, ``get_cat_ids``, ...) are those of the wrapped dataset.
+    ``perceptkd.SeedEpochHook`` sets the epoch, and the run's seed where none is given here. Packed samples carry their
+    key as ``view`` in their metainfo, for the teacher cache. All other attributes are those of the wrapped dataset
+    (``metainfo``, ``get_data_info``, ``get_cat_ids``, ...).
 
     Args:
         dataset: Config of the dataset, or the dataset.
@@ -116,7 +117,10 @@ class SeededDataset(Dataset):
     def __getitem__(self, index: int) -> Any:
         key = self.view_key(index)
         with seeded(*key):
-            return self.dataset[key[-1]]
+            sample = self.dataset[key[-1]]
+        if isinstance(sample, Mapping) and hasattr(sample.get("data_samples"), "set_metainfo"):
+            sample["data_samples"].set_metainfo({"view": "-".join(map(str, key))})
+        return sample
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -6,18 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
+from perceptkd.core.checkpoint import CheckpointError, read_checkpoint
 from perceptkd.engine.atomic import write_text
 
 STUDENT_PREFIX = "student."
 STUDENT_SUFFIX = "_student"
 METRICS_FILE = "metrics.json"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is absent, damaged, or does not fit; the message says what to do."""
 
 
 def is_whole(path: Path) -> bool:
@@ -50,14 +46,13 @@ def check_checkpoint(path: Path | str, *, folder: Path | str | None = None) -> P
     raise CheckpointError(f"checkpoint {path} {problem}; {advice}")
 
 
-def read_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Load a checkpoint file to the CPU as a dict that has ``state_dict`` and ``meta``."""
-    checkpoint = CheckpointLoader.load_checkpoint(str(check_checkpoint(path)), map_location="cpu", logger=None)
+def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The student's weights and the meta of any checkpoint of ours, of MMEngine's, or of bare weights."""
+    checkpoint = read_checkpoint(check_checkpoint(path))
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
-    if "state_dict" not in checkpoint:
-        checkpoint = {"state_dict": checkpoint}
-    return {"meta": {}, **checkpoint}
+    weights = {k.removeprefix("module."): v for k, v in checkpoint.get("state_dict", checkpoint).items()}
+    return student_state_dict(weights), dict(checkpoint.get("meta", {}))
 
 
 def student_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -76,9 +71,8 @@ def load_student(model: nn.Module, path: Path | str) -> dict[str, Any]:
     Raises:
         CheckpointError: Keys are missing, unexpected, or of another shape; the first five of each are named.
     """
-    checkpoint = read_checkpoint(path)
-    own, weights = model.state_dict(), student_state_dict(checkpoint["state_dict"])
-    weights = {k.removeprefix("module."): v for k, v in weights.items()}
+    weights, meta = read_weights(path)
+    own = model.state_dict()
     problems = {
         "missing": own.keys() - weights.keys(),
         "unexpected": weights.keys() - own.keys(),
@@ -88,7 +82,7 @@ def load_student(model: nn.Module, path: Path | str) -> dict[str, Any]:
     if found:
         raise CheckpointError(f"{path} does not fit this config's model ({'; '.join(found)})")
     model.load_state_dict(weights)
-    return checkpoint["meta"]
+    return meta
 
 
 def record_metrics(checkpoint: Path | str, metrics: Mapping[str, float]) -> None:
@@ -100,10 +94,16 @@ def record_metrics(checkpoint: Path | str, metrics: Mapping[str, float]) -> None
 
 
 def recorded_metrics(checkpoint: Path | str) -> dict[str, float] | None:
-    """The metrics recorded for a checkpoint (or for the full one a student file belongs to), None if there are none."""
+    """The metrics recorded for a checkpoint (or for the full one a student file belongs to), None if there are none.
+
+    ``tools/compare.py`` records one run per folder: ``checkpoint`` names it, ``val`` holds its metrics.
+    """
     path = Path(checkpoint)
     table = _read_table(path.parent / METRICS_FILE)
-    return table.get(path.name) or table.get(path.stem.removesuffix(STUDENT_SUFFIX) + path.suffix)
+    names = (path.name, path.stem.removesuffix(STUDENT_SUFFIX) + path.suffix)
+    if Path(str(table.get("checkpoint"))).name in names:
+        return table.get("val")
+    return next((table[name] for name in names if name in table), None)
 
 
 def _read_table(path: Path) -> dict[str, dict[str, float]]:

@@ -5,16 +5,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.hub import get_config
 
+from perceptkd.core.source import read_model_source
 from perceptkd.registry import SCOPE
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 EVALUATION_KEYS = tuple(f"{stage}_{part}" for stage in ("val", "test") for part in ("dataloader", "evaluator", "cfg"))
-
-
-class ConfigError(ValueError):
-    """A config cannot be found or read; the message says what to do."""
 
 
 def load_config(source: Mapping[str, Any] | Path | str) -> Config:
@@ -24,25 +22,25 @@ def load_config(source: Mapping[str, Any] | Path | str) -> Config:
     'RetinaNet'
 
     Raises:
-        ConfigError: There is no such file, or the library is not installed.
+        FileNotFoundError: There is no such config; the message names those beside it.
+        ModuleNotFoundError: The library is not installed.
     """
     if isinstance(source, Config):
         return source
     if isinstance(source, Mapping):
         return Config(dict(source))
-    library, separator, inner = str(source).partition("::")
-    if separator:
+    library, separator, inside = str(source).partition("::")
+    if separator and not (library == SCOPE and CONFIGS.is_dir()):
         if importlib.util.find_spec(library) is None:
-            raise ConfigError(f"{source} needs {library}, which is not installed: pip install {library}")
+            raise ModuleNotFoundError(f"{source} needs {library}, which is not installed: pip install {library}")
         try:
-            return get_config(str(source) if inner.endswith(".py") else f"{source}.py")
-        except (FileNotFoundError, ValueError) as error:
-            raise ConfigError(f"{library} has no config {inner}: {error}") from error
-    path = Path(source).expanduser()
+            return get_config(str(source))
+        except (FileNotFoundError, KeyError, ValueError) as error:
+            raise FileNotFoundError(f"{library} has no config {inside}: {error}") from error
+    path = CONFIGS / inside if separator else Path(source).expanduser()
     if not path.is_file():
-        neighbours = sorted(str(p) for p in path.parent.glob("*.py"))[:8]
-        beside = f"; beside it are: {', '.join(neighbours)}" if neighbours else ""
-        raise ConfigError(f"config {path} does not exist{beside}")
+        neighbours = ", ".join(str(p) for p in sorted(path.parent.glob("*.py"))[:8])
+        raise FileNotFoundError(f"config {path} does not exist" + (f"; beside it are {neighbours}" * bool(neighbours)))
     return Config.fromfile(str(path))
 
 
@@ -57,13 +55,12 @@ def student_config(config: Config) -> Config:
     A config that does not distill is its own student. Types of ours carry ``custom_imports``; an mmdet3d student asks
     for ``perceptkd.compat`` where that is installed, which the maintained mm forks need.
     """
-    model, scope = config.model, config.get("default_scope", "mmengine")
-    if is_distillation(config):
-        model = model.student
-        if not isinstance(model, Mapping) or "type" not in model:
-            source = load_config(model.get("config", model) if isinstance(model, Mapping) else model)
-            model, scope = source.model, source.get("default_scope", scope)
-    plain = {"default_scope": scope, "model": ConfigDict(model).to_dict()}
+    source = read_model_source(config.to_dict())
+    scope = source.scope or config.get("default_scope", "mmengine")
+    plain = {"default_scope": scope, "model": dict(source.model)}
+    preprocessor = config.model.get("data_preprocessor") or config.get("data_preprocessor")
+    if preprocessor is not None:  # MMEngine and DistillModel hand it to a model that has none
+        plain["model"].setdefault("data_preprocessor", preprocessor)
     if any(kind.startswith(f"{SCOPE}.") for kind in collect_types(plain["model"])):
         plain["custom_imports"] = {"imports": [f"{SCOPE}.registry"], "allow_failed_imports": False}
     elif scope == "mmdet3d":

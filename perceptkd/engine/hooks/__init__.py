@@ -1,6 +1,7 @@
 """Hooks, found by MMEngine under the prefix ``perceptkd.``."""
 
+from perceptkd.engine.hooks.distill_log_hook import DistillLogHook
 from perceptkd.engine.hooks.seed_epoch_hook import SeedEpochHook
 from perceptkd.engine.hooks.student_checkpoint_hook import StudentCheckpointHook
 
-__all__ = ["SeedEpochHook", "StudentCheckpointHook"]
+__all__ = ["DistillLogHook", "SeedEpochHook", "StudentCheckpointHook"]

@@ -26,12 +26,11 @@ def seed_everything(*key: int) -> None:
 
 @HOOKS.register_module()
 class SeedEpochHook(Hook):
-    """Tells ``SeededDataset`` its epoch, seeds each iteration, and keeps the model's generator in the checkpoint.
+    """Tells ``SeededDataset`` its epoch and seeds each iteration.
 
     A resumed run cannot inherit the global random state: starting a data loader and validating both draw from it. So
     each iteration seeds it anew from (seed, rank, iteration). Dropout masks are then the same after a resume, and the
-    same for a control and its distilled twin. A ``generator`` of the model (``DistillModel`` has one for its
-    distillers) goes into the checkpoint and back.
+    same for a control and its distilled twin. (What ``DistillModel`` draws for its distillers it keeps in its state.)
     """
 
     priority = "VERY_HIGH"
@@ -72,18 +71,6 @@ class SeedEpochHook(Hook):
         for dataset in collect_seeded_datasets(runner.test_dataloader.dataset):
             dataset.set_epoch(0, seed=runner.seed)
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Store the state of the model's generator."""
-        generator = _model_generator(runner)
-        if generator is not None:
-            checkpoint["generator"] = generator.get_state()
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Restore the state of the model's generator when training goes on."""
-        generator = _model_generator(runner)
-        if generator is not None and runner._resume and "generator" in checkpoint:
-            generator.set_state(checkpoint["generator"].cpu())
-
     def _set_epoch(self, runner: Runner, epoch: int) -> None:
         for dataset in self._datasets:
             dataset.set_epoch(epoch, seed=runner.seed)
@@ -113,8 +100,3 @@ def stamp_endless_sampler(loader: DataLoader, *, iteration: int, outermost: bool
         rank=rank,
         world_size=world_size,
     )
-
-
-def _model_generator(runner: Runner) -> torch.Generator | None:
-    model = getattr(runner.model, "module", runner.model)
-    return getattr(model, "generator", None)

@@ -52,9 +52,7 @@ model = dict(
         pos_weight=-1,
         debug=False,
     ),
-    test_cfg=dict(
-        nms_pre=100, min_bbox_size=0, score_thr=0.05, nms=dict(type="nms", iou_threshold=0.5), max_per_img=10
-    ),
+    test_cfg=dict(nms_pre=100, min_bbox_size=0, score_thr=0.0, nms=dict(type="nms", iou_threshold=0.5), max_per_img=10),
 )
 
 train_pipeline = [

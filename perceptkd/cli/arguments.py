@@ -1,0 +1,143 @@
+"""What the commands share: the options mmdet users type, and errors that are one sentence instead of a traceback."""
+
+import argparse
+import ast
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from perceptkd.core.cache import CacheError
+from perceptkd.core.checkpoint import CheckpointError
+from perceptkd.core.geometry import GeometryError
+from perceptkd.core.tap_spec import TapError
+from perceptkd.engine.atomic import WriteError
+
+USER_ERROR_STATUS = 2
+DEFAULT_WORK_DIRS = Path("work_dirs")
+
+
+class UserError(Exception):
+    """Something the user can put right; the message says how."""
+
+
+#: Errors whose message is for the user. All others are faults of ours and keep their traceback.
+USER_ERRORS = (
+    UserError,
+    WriteError,
+    FileNotFoundError,
+    ImportError,
+    CheckpointError,
+    TapError,
+    GeometryError,
+    CacheError,
+)
+
+
+class ConfigOptions(DictAction):
+    """``--cfg-options``: as MMEngine's, and values that contain ``{`` are read as Python literals."""
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        return ast.literal_eval(val) if "{" in val else DictAction._parse_iterable(val)
+
+
+def build_parser(description: str, *, examples: str) -> argparse.ArgumentParser:
+    """A parser whose ``--help`` explains the command and ends with examples."""
+    return argparse.ArgumentParser(
+        description=textwrap.dedent(description).strip(),
+        epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """``CONFIG`` and ``--cfg-options``."""
+    parser.add_argument("config", help="a config file, or <library>::<path>, as in mmdet::retinanet/...py")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=ConfigOptions,
+        default={},
+        metavar="KEY=VALUE",
+        help="change settings of the config: train_cfg.max_epochs=2 data.size='[1,2]'; no spaces around =",
+    )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--work-dir`` and what distributed launchers pass."""
+    parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/<config name>)")
+    parser.add_argument(
+        "--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none", help="who starts the processes"
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def set_local_rank(arguments: argparse.Namespace) -> None:
+    """Old launchers pass the rank as an argument, MMEngine reads it from the environment."""
+    os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
+
+
+def run_command(command: Callable[[Sequence[str] | None], int | None], arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its status (None is 0), or 2 after printing what the user can put right."""
+    try:
+        return command(arguments) or 0
+    except USER_ERRORS as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        return USER_ERROR_STATUS
+
+
+def explain(error: BaseException) -> str:
+    """One sentence about an error; for a missing file, with how to get it."""
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+        return describe_missing(str(error.filename))
+    return str(error)
+
+
+def describe_missing(path: str) -> str:
+    """What is missing, and the command that makes it.
+
+    >>> describe_missing("data/simworld/nuscenes/a.pkl").split(": ")[1]
+    'write it with python tools/create_data.py simworld --out data/simworld'
+    """
+    if "simworld" in path:
+        root = path[: path.index("simworld") + len("simworld")]
+        return f"{path} does not exist: write it with python tools/create_data.py simworld --out {root}"
+    if "data" in Path(path).parts:
+        return f"{path} does not exist: data/README.md says where each data set goes and what prepares it"
+    return f"{path} does not exist"
+
+
+def check_data(config: Config, *, stages: Sequence[str]) -> None:
+    """Stop before anything is built if an annotation file of the given stages is missing.
+
+    Raises:
+        UserError: Names the file and how to get it.
+    """
+    for stage in stages:
+        loader = config.get(f"{stage}_dataloader") or {}
+        for dataset in collect_datasets(loader.get("dataset")):
+            path = annotation_path(dataset)
+            if path is not None and not path.exists():
+                raise UserError(describe_missing(str(path)))
+
+
+def collect_datasets(dataset: Any) -> Iterator[Mapping[str, Any]]:
+    """All dataset configs inside wrappers, the wrappers included."""
+    if isinstance(dataset, Mapping):
+        yield dataset
+        for inner in [dataset.get("dataset"), *(dataset.get("datasets") or [])]:
+            yield from collect_datasets(inner)
+
+
+def annotation_path(dataset: Mapping[str, Any]) -> Path | None:
+    """The local annotation file of a dataset config, joined as MMEngine joins it; None if there is none."""
+    name, root = dataset.get("ann_file"), dataset.get("data_root") or ""
+    backend = (dataset.get("backend_args") or {}).get("backend", "local")
+    if not isinstance(name, str) or not name or "://" in name + root or backend != "local":
+        return None
+    return Path(root) / name
