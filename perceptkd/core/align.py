@@ -80,7 +80,8 @@ class PairAdapter(nn.Module):
             return student, teacher
         if self.layers and len(self.layers) != len(pairs):
             raise AlignError(f"'{self.alias}' has {len(pairs)} levels but {len(self.layers)} adapters")
-        aligned = [self._align(level, *pair) for level, pair in enumerate(pairs)]
+        turned = {student.layout, teacher.layout} == {"yx", "xy"}
+        aligned = [self._align(level, *pair, turned=turned) for level, pair in enumerate(pairs)]
         several = isinstance(student.value, list | tuple)
         first, second = ([pair[side] for pair in aligned] for side in (0, 1))
         return (
@@ -88,7 +89,7 @@ class PairAdapter(nn.Module):
             replace(teacher, calls=[second if several else second[0]]),
         )
 
-    def _align(self, level: int, student: Any, teacher: Any) -> tuple[Any, Any]:
+    def _align(self, level: int, student: Any, teacher: Any, *, turned: bool) -> tuple[Any, Any]:
         if self.layers and self.side == "student":
             student = map_tensors(self.layers[level], student)
         elif self.layers:
@@ -100,8 +101,9 @@ class PairAdapter(nn.Module):
                 f"'{self.alias}': the student has {tuple(mine.shape)}, the teacher {tuple(other.shape)}. "
                 f"{HOW.format(alias=self.alias)}"
             )
-        if mine.ndim == 4 and mine.shape[2:] != other.shape[2:]:
-            student = F.interpolate(mine, size=other.shape[2:], mode="bilinear", align_corners=False)
+        size = other.shape[2:][::-1] if turned else other.shape[2:]
+        if mine.ndim == 4 and mine.shape[2:] != size:
+            student = F.interpolate(mine, size=size, mode="bilinear", align_corners=False)
         return student, teacher
 
 

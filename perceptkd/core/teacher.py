@@ -19,7 +19,7 @@ from perceptkd.core.cache import TeacherCache
 from perceptkd.core.cache_key import sample_keys
 from perceptkd.core.checkpoint import find_checkpoint, load_teacher_weights, training_hint
 from perceptkd.core.source import build_model, read_model_source
-from perceptkd.core.tap import Tap, TapCollector, TapError, TapSpec
+from perceptkd.core.tap import ForwardStopped, Tap, TapCollector, TapError, TapSpec
 from perceptkd.core.teacher_config import TeacherConfig
 
 #: Every so many forwards the whole teacher runs, to see that it still makes the calls that early stopping assumes.
@@ -45,6 +45,8 @@ class FrozenTeacher:
         self.collector = TapCollector(model, taps, owner=f"teacher '{name}'")
         self._call_counts: dict[int, dict[str, int]] = {}
         self._forwards = 0
+        compile_options = config.compile if isinstance(config.compile, Mapping) else {}
+        self._stopped_forward = torch.compile(self._forward, **compile_options) if config.compile else self._forward
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenTeacher":
         """A copy of the student (for EMA, say) learns from the same teacher."""
@@ -79,11 +81,18 @@ class FrozenTeacher:
         whole = not self.config.stop_early or known is None or self._forwards % RECHECK_EVERY == RECHECK_EVERY - 1
         gradients = nullcontext() if self.config.grad_through else torch.no_grad()
         with gradients, self.collector.recording(stop_at=None if whole else known):
-            self.model._run_forward(data, mode=self.config.forward_mode)
-        if whole:
+            (self._forward if whole else self._stopped_forward)(data)
+        if whole and self.config.stop_early:
             self._learn_calls(size, known)
         self._forwards += 1
         return self.collector.taps(input_size=input_size(data))
+
+    def _forward(self, data: Any) -> None:
+        # Caught inside of what is compiled, so that nothing behind the deepest tap is ever traced.
+        try:  # noqa: SIM105  (dynamo does not trace contextlib.suppress)
+            self.model._run_forward(data, mode=self.config.forward_mode)
+        except ForwardStopped:
+            pass
 
     def _learn_calls(self, size: int, known: dict[str, int] | None) -> None:
         """Remember how often each tapped module is called for this batch size: after that the teacher may stop.
@@ -97,9 +106,6 @@ class FrozenTeacher:
                 f"{counts} now): set stop_early=False for it"
             )
         self._call_counts[size] = counts
-        if self.config.compile and self._forwards == 0:
-            # After the first forward, which runs whole: what lies behind the deepest tap is never compiled.
-            self.model.compile(**(self.config.compile if isinstance(self.config.compile, Mapping) else {}))
 
     def clear(self) -> None:
         """Drop the taps of the step."""

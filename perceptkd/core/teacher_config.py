@@ -20,7 +20,7 @@ class TeacherConfig:
         forward_mode: 'predict', 'loss' or 'tensor'. 'predict' calls heads as modules in every mm library; mmdet's
             'tensor' bypasses the hooks of heads, and mmdet3d's CenterPoint has none.
         stop_early: End the forward right after the deepest tap.
-        compile: True or arguments of ``torch.compile``.
+        compile: True or arguments of ``torch.compile``, for the forward up to the deepest tap (needs ``stop_early``).
         allow_partial: Accept a checkpoint of which more than 1 % of the keys do not fit.
         allow_random: Accept a teacher without a checkpoint.
         momentum: Share of the old weights an EMA teacher keeps per step.
@@ -48,6 +48,8 @@ class TeacherConfig:
         ):
             if getattr(self, key) not in allowed:
                 raise ValueError(f"A teacher's {key} must be one of {', '.join(allowed)}; got {getattr(self, key)!r}")
+        if self.compile and not self.stop_early:
+            raise ValueError("A compiled teacher stops at its deepest tap: compile needs stop_early=True")
         if self.role == "peer":
             raise ValueError(
                 "role='peer' is not available: peers train jointly, which needs the peer's losses and weights in the "

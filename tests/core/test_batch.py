@@ -1,0 +1,82 @@
+"""Contract 3: each model prepares the raw batch itself, and nobody writes into it."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+from perceptkd.core.batch import RawBatch, RawBatchPreprocessor, batch_size, input_size
+from perceptkd.core.tap import TapCollector
+
+
+def fingerprint(batch: dict[str, Any]) -> tuple[list[bytes], list[bytes], list[dict]]:
+    """Every byte and every meta field of a batch."""
+    images = [image.numpy().tobytes() for image in batch["inputs"]]
+    labels = [sample.gt_instances.labels.numpy().tobytes() for sample in batch["data_samples"]]
+    return images, labels, [dict(sample.metainfo) for sample in batch["data_samples"]]
+
+
+@pytest.mark.parametrize("spoiler", ["teacher", "student"])
+def test_contract_03_the_raw_batch_survives_models_that_write_into_it(
+    distill_model: Any, train_step: Any, batch: Any, spoiler: str
+) -> None:
+    before = fingerprint(batch)
+    model = distill_model(**{spoiler: {"spoil": True}})
+    train_step(model, batch)
+    assert fingerprint(batch) == before
+    honest = copy.deepcopy(batch)  # and the detector without a wrapper does write, so that this test can fail
+    model_that_writes = distill_model(student={"spoil": True}).student
+    model_that_writes.data_preprocessor(honest, True)
+    assert fingerprint(honest) != before
+
+
+def test_contract_03_a_teacher_that_writes_does_not_disturb_the_student(distill_model: Any, batch: Any) -> None:
+    losses = []
+    for spoil in (False, True):
+        torch.manual_seed(0)
+        model = distill_model(teacher={"spoil": spoil}, distiller={"weights": {"feature": 0.0}})
+        losses.append(model(RawBatch(batch, True), mode="loss"))
+    assert torch.equal(losses[0]["loss_cls"], losses[1]["loss_cls"])
+    assert not torch.equal(losses[0]["kd/toydistiller/feature"], losses[1]["kd/toydistiller/feature"])
+
+
+def test_contract_03_each_model_runs_its_own_preprocessor(distill_model: Any, batch: Any) -> None:
+    model = distill_model(
+        student={"scale": 2.0}, teacher={"scale": 5.0}, distiller={"teacher_taps": {"feature": "backbone.0"}}
+    )
+    seen: dict[str, Tensor] = {}
+    for name, part in (("student", model.student), ("teacher", model.distillers.teachers["teacher"].model)):
+        part.backbone[0].register_forward_pre_hook(lambda module, inputs, name=name: seen.update({name: inputs[0]}))
+    model.distillers.teachers["teacher"].collect(batch)
+    model.val_step(batch)
+    stacked = torch.stack(batch["inputs"])
+    assert torch.equal(seen["student"], stacked * 2)
+    assert torch.equal(seen["teacher"], stacked * 5)
+
+
+def test_contract_03_what_the_models_keep_is_not_the_batch_itself(distill_model: Any, batch: Any) -> None:
+    model = distill_model()
+    collector = TapCollector.attach(model.student, {"a": "backbone.0"})
+    with collector.recording():
+        model(RawBatch(batch, True), mode="loss")
+    pointers = {image.data_ptr() for image in batch["inputs"]}
+    assert collector.taps()["a"].value.data_ptr() not in pointers
+
+
+def test_the_preprocessor_of_the_model_hands_the_batch_on_untouched(batch: Any) -> None:
+    wrapped = RawBatchPreprocessor()(batch, True)
+    assert list(wrapped) == ["inputs"]
+    assert wrapped["inputs"].data is batch
+    assert wrapped["inputs"].training
+
+
+def test_sizes_are_read_from_samples_or_images() -> None:
+    sample = BaseDataElement(metainfo={"batch_input_shape": (32, 64)})
+    assert input_size({"inputs": None, "data_samples": [sample]}) == (32, 64)
+    assert input_size({"inputs": torch.zeros(1, 3, 8, 16), "data_samples": None}) == (8, 16)
+    assert input_size({"inputs": {"points": []}, "data_samples": [BaseDataElement()]}) is None
+    assert batch_size({"data_samples": [sample, sample]}) == 2
+    assert batch_size((torch.zeros(1), None)) == -1
