@@ -1,0 +1,60 @@
+"""Which implementation multiplies, and the one function that all convolution layers call."""
+
+import logging
+import os
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from perceptkd.ops.sparse import torch_backend
+from perceptkd.ops.sparse.kernel_map import KernelMap
+
+VARIABLE = "PERCEPTKD_SPARSE"
+BACKENDS = {"torch": torch_backend.convolve}
+
+
+def chosen_backend() -> str:
+    """The backend in use, by ``PERCEPTKD_SPARSE``: ``torch``, or ``auto`` (the default), which is ``torch`` too.
+
+    >>> chosen_backend()
+    'torch'
+    """
+    wanted = os.environ.get(VARIABLE, "auto")
+    name = "torch" if wanted == "auto" else wanted
+    if name not in BACKENDS:
+        raise ValueError(f"{VARIABLE}={wanted} is not available yet; set it to auto or one of {', '.join(BACKENDS)}")
+    _log_choice(name)
+    return name
+
+
+def sparse_convolution(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+    """Convolves the features of sorted or unsorted sites along a kernel map; follows autocast as dense layers do.
+
+    Args:
+        features: [N, C_in].
+        weight: [K, C_in, C_out].
+        kernel_map: from N input rows to M output rows.
+
+    Returns:
+        [M, C_out], in the features' type, or in autocast's.
+    """
+    convolve = BACKENDS[chosen_backend()]
+    device = features.device.type
+    if torch.is_autocast_enabled(device):
+        narrow = torch.get_autocast_dtype(device)
+        if features.dtype != torch.float64:
+            features, weight = features.to(narrow), weight.to(narrow)
+        with torch.autocast(device, enabled=False):
+            return convolve(features.contiguous(), weight.contiguous(), kernel_map)
+    if features.dtype != weight.dtype:
+        raise TypeError(
+            f"features are {features.dtype} but the weights {weight.dtype}; convert one of them, or run under "
+            "torch.autocast, which converts both"
+        )
+    return convolve(features.contiguous(), weight.contiguous(), kernel_map)
+
+
+@cache
+def _log_choice(name: str) -> None:
+    logging.getLogger("perceptkd").info("sparse convolution runs on the %s backend", name)

@@ -1,0 +1,111 @@
+"""Sparse convolution in plain torch, on any device: gather, multiply, sum per target row.
+
+Forward and the gradient of the features are the same computation, the latter along the flipped map with transposed
+weights. For bfloat16 and float16 every product is rounded to the type and the products are summed in float32. Between
+forward and backward only the features, the weights and the map are kept.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from perceptkd.ops.sparse.gather_plan import Chunk, GatherPlan, Segment
+from perceptkd.ops.sparse.kernel_map import KernelMap
+from perceptkd.ops.sparse.sites import Order
+
+
+def convolve(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+    """Sums ``features[source] @ weight[k]`` over the pairs of every kernel cell k.
+
+    Args:
+        features: [N, C_in].
+        weight: [K, C_in, C_out], of the same type.
+        kernel_map: from N source rows to M target rows.
+
+    Returns:
+        [M, C_out].
+    """
+    return _Convolve.apply(features, weight, kernel_map)
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(features, weight)
+        ctx.kernel_map = kernel_map
+        rows = _sort_rows(features, kernel_map.source_order)
+        return _restore_rows(_gather_multiply(rows, weight, kernel_map.plan), kernel_map.target_order)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+        with torch.autocast(gradient.device.type, enabled=False):
+            return *_gradients(ctx.saved_tensors, gradient, ctx.kernel_map, ctx.needs_input_grad), None
+
+
+def _gradients(
+    saved: tuple[Tensor, Tensor], gradient: Tensor, kernel_map: KernelMap, needed: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of the features and of the weights, as far as needed."""
+    features, weight = saved
+    plan = kernel_map.gradient_plan
+    rows = _sort_rows(gradient.contiguous(), kernel_map.target_order)
+    feature_gradient = weight_gradient = None
+    if needed[0]:
+        transposed = weight.transpose(1, 2).contiguous()
+        feature_gradient = _restore_rows(_gather_multiply(rows, transposed, plan), kernel_map.source_order)
+    if needed[1]:
+        weight_gradient = _correlate(_sort_rows(features, kernel_map.source_order), rows, weight, plan)
+    return feature_gradient, weight_gradient
+
+
+def _sort_rows(rows: Tensor, order: Order | None) -> Tensor:
+    return rows if order is None else rows.index_select(0, order.forward)
+
+
+def _restore_rows(rows: Tensor, order: Order | None) -> Tensor:
+    return rows if order is None else rows.index_select(0, order.inverse)
+
+
+def _gather_multiply(rows: Tensor, weight: Tensor, plan: GatherPlan) -> Tensor:
+    """Target rows [M, C_out] from sorted source rows [N, C_in]."""
+    result = rows.new_empty(plan.num_targets, weight.shape[2])
+    gathered = rows.new_empty(plan.max_pairs, weight.shape[1])
+    products = rows.new_empty(plan.max_pairs, weight.shape[2])
+    for chunk in plan.chunks:
+        for segment in chunk.segments:
+            source = _gather(rows, chunk, segment, plan, gathered)
+            torch.mm(source, weight[segment.cell], out=products[segment.start : segment.stop])
+        summed = F.embedding_bag(chunk.slots, products[: len(chunk.slots)], chunk.offsets, mode="sum")
+        result[chunk.start : chunk.stop] = summed
+    return result
+
+
+def _correlate(sources: Tensor, gradient: Tensor, weight: Tensor, plan: GatherPlan) -> Tensor:
+    """The weights' gradient [K, C_in, C_out] from sorted source rows and sorted gradients of target rows.
+
+    ``plan`` leads from targets to sources: its gathers are of gradients, its target rows are source rows.
+    """
+    wide = torch.float32 if weight.dtype in (torch.bfloat16, torch.float16) else weight.dtype
+    result = torch.zeros_like(weight, dtype=wide)
+    gathered = gradient.new_empty(plan.max_pairs, gradient.shape[1])
+    gathered_sources = sources.new_empty(plan.max_pairs, sources.shape[1])
+    for chunk in plan.chunks:
+        for segment in chunk.segments:
+            right = _gather(gradient, chunk, segment, plan, gathered)
+            if segment.cell == plan.identity:
+                left = sources[chunk.start : chunk.stop]
+            else:
+                left = gathered_sources[segment.start : segment.stop]
+                torch.index_select(sources, 0, chunk.targets[segment.start : segment.stop], out=left)
+            result[segment.cell] += left.t() @ right
+    return result.to(weight.dtype)
+
+
+def _gather(rows: Tensor, chunk: Chunk, segment: Segment, plan: GatherPlan, buffer: Tensor) -> Tensor:
+    """The rows of one segment: copied into ``buffer``, or a view where the kernel cell joins rows to themselves."""
+    if segment.cell == plan.identity:
+        return rows[chunk.start : chunk.stop]
+    part = buffer[: segment.stop - segment.start]
+    return torch.index_select(rows, 0, chunk.sources[segment.start : segment.stop], out=part)
