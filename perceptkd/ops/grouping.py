@@ -13,7 +13,7 @@ from numba import njit
 from torch import Tensor
 
 Order = Literal["key", "appearance"]
-_DIGIT_BITS = 11
+_DIGIT_BITS = 14
 _PACKED_BITS = 63
 
 
