@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from measure import Row, paired_row, single_row, time_ms, write_results
 
-from perceptkd.ops.mmcv_ext import backends
+from perceptkd.engine.backends import backends
 from perceptkd.ops.voxelize import dynamic_voxelize, hard_voxelize
 
 VOXEL_SIZE_M = (0.1, 0.1, 0.1)
