@@ -11,6 +11,8 @@ MOVING_MPS = 0.2
 VEHICLES = ("car", "truck", "trailer", "bus", "construction_vehicle")
 CYCLES = ("bicycle", "motorcycle")
 INFO_ROTATION_TOLERANCE = 1e-5
+#: The evaluator decides at the limit itself; this only spares it the boxes far beyond.
+RANGE_MARGIN_M = 0.1
 
 
 def guess_attribute(name: str, speed: float) -> str:
@@ -53,9 +55,10 @@ def boxes_to_records(
     *,
     info: Mapping[str, Any],
     classes: Sequence[str],
+    max_range_m: Mapping[str, float],
     max_boxes: int,
 ) -> list[dict[str, Any]]:
-    """Submission records of one frame's boxes, best first.
+    """Submission records of one frame's boxes, best first, less those that the evaluator would drop for their range.
 
     Args:
         boxes: [N, 9] of gravity centre xyz [m], length, width, height, yaw, velocity xy [m/s], LiDAR frame.
@@ -63,12 +66,16 @@ def boxes_to_records(
         labels: [N], indices into ``classes``.
         info: The frame's info record.
         classes: Class names.
+        max_range_m: Distance from the car up to which a class is evaluated.
         max_boxes: How many the evaluator takes per frame; the lowest scores are left out.
     """
-    kept = np.argsort(-scores, kind="stable")[:max_boxes]
-    boxes, scores, labels = boxes[kept].astype(np.float64), scores[kept], labels[kept]
     transform = lidar_to_global(info)
-    centers = boxes[:, :3] @ transform[:3, :3].T + transform[:3, 3]
+    centers = boxes[:, :3].astype(np.float64) @ transform[:3, :3].T + transform[:3, 3]
+    distance = np.linalg.norm(centers[:, :2] - np.asarray(info["ego2global"])[:2, 3], axis=1)
+    reach = np.array([max_range_m[name] for name in classes])[labels] + RANGE_MARGIN_M
+    order = np.argsort(-scores, kind="stable")
+    kept = order[distance[order] < reach[order]][:max_boxes]
+    boxes, centers, scores, labels = boxes[kept].astype(np.float64), centers[kept], scores[kept], labels[kept]
     rotations = yaw_to_global(boxes[:, 6], transform[:3, :3])
     velocities = (np.pad(boxes[:, 7:9], ((0, 0), (0, 1))) @ transform[:3, :3].T)[:, :2]
     speeds = np.linalg.norm(velocities, axis=1)

@@ -143,6 +143,7 @@ class NuScenesMetric(BaseMetric):
                 result["labels"],
                 info=by_token[token],
                 classes=classes,
+                max_range_m=self.config.class_range,
                 max_boxes=self.config.max_boxes_per_sample,
             )
         if len(records) < len(by_token):

@@ -19,12 +19,7 @@ from perceptkd.datasets.nuscenes_infos import create_nuscenes_infos
 from perceptkd.datasets.simworld import RIG, Scene, WorldSpec, build_scene, cast_lidar, render_camera
 from perceptkd.datasets.simworld.calibration import CAMERAS, LIDAR
 from perceptkd.datasets.simworld.writers.base import write_world
-from perceptkd.datasets.simworld.writers.nuscenes_annotations import (
-    box_corners,
-    count_points,
-    outline_areas,
-    visible_shares,
-)
+from perceptkd.datasets.simworld.writers.nuscenes_annotations import AgentShapes, count_points, visible_shares
 from perceptkd.datasets.simworld.writers.nuscenes_map import draw_map, map_origin
 from perceptkd.datasets.simworld.writers.nuscenes_tables import (
     SCENE_TABLES,
@@ -84,6 +79,7 @@ class _SceneWriter:
         self.folder = folder
         self.scene: Scene = build_scene(spec)
         self.sizes_wlh = np.array([agent.size_wlh for agent in self.scene.agents]).reshape(-1, 3)
+        self.shapes = AgentShapes(self.scene.agents)
         self.origin = np.append(map_origin(self.scene.road), 0.0)
         self.rows: dict[str, list[Row]] = {name: [] for name in SCENE_TABLES}
         self.start_us = START_US + int(spec.scene_name.rpartition("-")[2]) * US_PER_SCENE_NUMBER
@@ -155,8 +151,7 @@ class _SceneWriter:
         )
         points = self._write_sweep(t, sample, key_frame=True)
         seen = [self._write_image(camera, scene.camera_times(camera, keyframe), sample) for camera in CAMERAS]
-        pixels, outlines = np.sum(seen, axis=0)
-        self._annotate(t, sample, points, visible_shares(pixels, outlines))
+        self._annotate(t, sample, points, visible_shares(*np.sum(seen, axis=0)))
 
     def _write_sweep(self, t: float, sample: str, *, key_frame: bool) -> np.ndarray:
         points = cast_lidar(self.scene, t).points
@@ -164,15 +159,18 @@ class _SceneWriter:
         return points
 
     def _write_image(self, camera: str, t: float, sample: str) -> tuple[np.ndarray, np.ndarray]:
-        """Renders one camera; returns every agent's pixels [N] and the area [N] of its box's outline."""
+        """Renders one camera; returns every agent's pixels [N] as seen and without anything before it."""
         frame = render_camera(self.scene, camera, t, self.spec.image_size)
         jpeg = cv2.imencode(".jpg", frame.rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
         self._add_data(camera, t, sample, jpeg, key_frame=True)
         pixels = np.bincount(frame.instance.ravel(), minlength=len(self.sizes_wlh) + 1)[1:]
-        camera_from_global = np.linalg.inv(self.ego_pose(t) @ RIG[camera].ego_from_sensor)
-        corners = box_corners(*self.agent_poses(t), self.sizes_wlh) @ camera_from_global[:3, :3].T
-        corners += camera_from_global[:3, 3]
-        return pixels, outline_areas(corners, self._intrinsics(camera), self.spec.image_size)
+        unoccluded = self.shapes.count_pixels(
+            self.scene.agent_poses(t),
+            camera=self.scene.ego_pose(t) @ RIG[camera].ego_from_sensor,
+            intrinsics=self._intrinsics(camera),
+            size=self.spec.image_size,
+        )
+        return pixels, unoccluded
 
     def _add_data(self, channel: str, t: float, sample: str, content: np.ndarray, *, key_frame: bool) -> None:
         """Stores one file with its rows: the file and the ego pose at its own time."""

@@ -1,20 +1,19 @@
 """What a nuScenes annotation says about a box besides its place: LiDAR points inside it and its visible share.
 
-Legend: N boxes, 8 corners, P points.
+Legend: N agents, T triangles, P points.
 """
 
-import cv2
 import numpy as np
 from nuscenes.utils.data_classes import Box
 from nuscenes.utils.geometry_utils import points_in_box
 
-NEAR_M = 0.1
-#: Corners of a box in units of half its length, width and height, and the pairs of them that share an edge.
-CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) / 2
-EDGES = np.array([(i, i | bit) for bit in (1, 2, 4) for i in range(8) if not i & bit])
-#: Share of a box's outline that an unoccluded object fills, about: its silhouette is smaller than its box's.
-OBJECT_SHARE = 0.7
-MIN_OUTLINE_PX = 4.0
+from perceptkd.datasets.simworld.agents import Agent
+from perceptkd.datasets.simworld.raster import NO_TRIANGLE, fill_nearest, project_perspective
+from perceptkd.datasets.simworld.scene import place_agents
+
+SLACK_M = 0.1
+#: Fewer pixels than this, unoccluded and in all cameras together, are too few to tell how much is visible.
+MIN_PIXELS = 4
 
 
 def count_points(box: Box, points: np.ndarray) -> int:
@@ -24,50 +23,63 @@ def count_points(box: Box, points: np.ndarray) -> int:
     >>> count_points(Box([0, 0, 0], [2, 4, 2], Quaternion()), np.array([[1.9, 0.9, 0.0], [0.0, 1.9, 0.0]]))
     1
     """
-    reach = np.linalg.norm(box.wlh) / 2 + NEAR_M
+    reach = np.linalg.norm(box.wlh) / 2 + SLACK_M
     near = points[(np.abs(points[:, :3] - box.center) <= reach).all(axis=1), :3]
     return int(points_in_box(box, near.T).sum())
 
 
-def box_corners(centers: np.ndarray, yaws: np.ndarray, sizes_wlh: np.ndarray) -> np.ndarray:
-    """Corners [N, 8, 3] of upright boxes: centres [N, 3], headings [N], sizes [N, 3]."""
-    local = CORNERS * sizes_wlh[:, None, [1, 0, 2]]
-    cos, sin = np.cos(yaws)[:, None], np.sin(yaws)[:, None]
-    turned = [cos * local[:, :, 0] - sin * local[:, :, 1], sin * local[:, :, 0] + cos * local[:, :, 1], local[:, :, 2]]
-    return np.stack(turned, axis=-1) + centers[:, None]
+class AgentShapes:
+    """The shapes of a scene's agents, to measure what a camera would see of each if nothing stood before it."""
+
+    def __init__(self, agents: list[Agent]) -> None:
+        self.heights = np.array([agent.size_wlh[2] for agent in agents])
+        self.corners = np.concatenate([np.zeros((0, 3, 3)), *(agent.shape.corners for agent in agents)])
+        self.owner = np.repeat(np.arange(len(agents)), [len(agent.shape.corners) for agent in agents]).astype(np.int32)
+
+    def count_pixels(
+        self, poses: tuple[np.ndarray, np.ndarray], *, camera: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]
+    ) -> np.ndarray:
+        """Pixels [N] that each agent covers in an image without the others and without the street.
+
+        Args:
+            poses: Box centres [N, 3] and headings [N].
+            camera: global_from_camera [4, 4].
+            intrinsics: [3, 3].
+            size: (width, height) of the image.
+        """
+        centers, yaws = poses
+        ground = centers - self.heights[:, None] * [0.0, 0.0, 0.5]
+        placed = place_agents(self.corners, self.owner, ground, np.cos(yaws), np.sin(yaws))
+        rotation, origin = np.ascontiguousarray(camera[:3, :3].T), np.ascontiguousarray(camera[:3, 3])
+        screen, source = project_perspective(placed, rotation, origin, intrinsics, *size)
+        owner = self.owner[source]
+        counts = np.zeros(len(self.heights), int)
+        for agent in np.unique(owner):
+            counts[agent] = covered_pixels(screen[owner == agent], size)
+        return counts
 
 
-def outline_areas(corners: np.ndarray, intrinsics: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Pixels [N] that the outlines of boxes cover inside the image; 0 behind the camera.
+def covered_pixels(screen: np.ndarray, size: tuple[int, int]) -> int:
+    """Pixels of an image of (width, height) that triangles [T, 3, (x, y, 1/depth)] cover together.
 
-    Args:
-        corners: [N, 8, 3] in the camera's frame, in the order of :func:`box_corners`.
-        intrinsics: [3, 3].
-        image_size: (width, height).
+    >>> covered_pixels(np.array([[[0.0, 0, 1], [4, 0, 1], [0, 4, 1]]]), (100, 100))
+    10
     """
-    areas = np.zeros(len(corners))
-    for i in np.flatnonzero(corners[:, :, 2].max(axis=1, initial=0.0) > NEAR_M):
-        areas[i] = _outline_area(corners[i], intrinsics, image_size)
-    return areas
+    low = np.clip(np.floor(screen[:, :, :2].min(axis=(0, 1))), 0, size).astype(int)
+    high = np.clip(np.ceil(screen[:, :, :2].max(axis=(0, 1))), 0, size).astype(int)
+    if (high <= low).any():
+        return 0
+    width, height = high - low
+    winner = np.full((height, width), NO_TRIANGLE, np.int32)
+    fill_nearest(screen - [*low, 0.0], np.zeros(len(screen), np.int32), np.zeros((height, width)), winner)
+    return int((winner != NO_TRIANGLE).sum())
 
 
-def _outline_area(corners: np.ndarray, intrinsics: np.ndarray, image_size: tuple[int, int]) -> float:
-    a, b = corners[EDGES[:, 0]], corners[EDGES[:, 1]]
-    crossing = (a[:, 2] < NEAR_M) != (b[:, 2] < NEAR_M)
-    a, b = a[crossing], b[crossing]
-    share = (NEAR_M - a[:, 2:]) / (b[:, 2:] - a[:, 2:])
-    pixels = np.concatenate([corners[corners[:, 2] >= NEAR_M], a + (b - a) * share]) @ intrinsics.T
-    outline = cv2.convexHull((pixels[:, :2] / pixels[:, 2:]).astype(np.float32))
-    width, height = image_size
-    frame = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
-    return float(cv2.intersectConvexConvex(outline, frame)[0])
+def visible_shares(seen: np.ndarray, unoccluded: np.ndarray) -> np.ndarray:
+    """Shares [N] of objects that are seen: their pixels over those without anything before them, over all cameras.
 
-
-def visible_shares(pixels: np.ndarray, outlines: np.ndarray) -> np.ndarray:
-    """Shares [N] of objects that are seen: their pixels over those they would have unoccluded, over all cameras.
-
-    >>> visible_shares(np.array([0.0, 70.0, 7.0]), np.array([0.0, 100.0, 100.0])).tolist()
+    >>> visible_shares(np.array([0, 70, 10]), np.array([0, 70, 100])).tolist()
     [0.0, 1.0, 0.1]
     """
-    seen = outlines >= MIN_OUTLINE_PX
-    return np.where(seen, np.minimum(1.0, pixels / (OBJECT_SHARE * np.where(seen, outlines, 1.0))), 0.0)
+    enough = unoccluded >= MIN_PIXELS
+    return np.where(enough, seen / np.where(enough, unoccluded, 1), 0.0)

@@ -6,34 +6,14 @@ from nuscenes.utils.data_classes import Box
 from nuscenes.utils.geometry_utils import points_in_box
 from pyquaternion import Quaternion
 
+from perceptkd.datasets.simworld import RIG, WorldSpec, build_scene, render_camera
 from perceptkd.datasets.simworld.writers.nuscenes_annotations import (
-    EDGES,
-    box_corners,
+    AgentShapes,
     count_points,
-    outline_areas,
+    covered_pixels,
     visible_shares,
 )
 from perceptkd.datasets.simworld.writers.nuscenes_tables import visibility_token
-
-INTRINSICS = np.array([[100.0, 0, 50], [0, 100.0, 50], [0, 0, 1]])
-
-
-def cube(z: float, x: float = 0.0) -> np.ndarray:
-    """A cube of 2 m, [1, 8, 3] in a camera's frame."""
-    return box_corners(np.array([[x, 0.0, z]]), np.zeros(1), np.full((1, 3), 2.0))
-
-
-def test_corners_are_the_devkit_s():
-    box = Box([1, 2, 3], [2.0, 4.5, 1.5], Quaternion(axis=[0, 0, 1], radians=0.7))
-    (ours,) = box_corners(np.array([[1.0, 2, 3]]), np.array([0.7]), np.array([[2.0, 4.5, 1.5]]))
-    theirs = box.corners().T
-    assert np.allclose(ours[np.lexsort(ours.T.round(6))], theirs[np.lexsort(theirs.T.round(6))])
-
-
-def test_edges_are_as_long_as_the_sides():
-    (corners,) = box_corners(np.zeros((1, 3)), np.array([0.3]), np.array([[2.0, 5.0, 3.0]]))
-    lengths = np.linalg.norm(corners[EDGES[:, 0]] - corners[EDGES[:, 1]], axis=1)
-    assert sorted(lengths.round(6)) == [2.0] * 4 + [3.0] * 4 + [5.0] * 4
 
 
 def test_count_is_the_devkit_s():
@@ -45,23 +25,54 @@ def test_count_is_the_devkit_s():
     assert count_points(Box([100, 0, 0], [1, 1, 1], Quaternion()), points) == 0
 
 
-def test_outline_of_a_cube_is_that_of_its_near_face():
-    # The near face is 9 m away: 2 m are 22.2 pixels.
-    assert outline_areas(cube(10.0), INTRINSICS, (100, 100)) == pytest.approx([(200 / 9) ** 2], rel=1e-4)
+def square(x: float, y: float, side: float) -> np.ndarray:
+    """Two triangles [2, 3, 3] that fill a square on the screen."""
+    a, b, c, d = ([x, y, 1], [x + side, y, 1], [x + side, y + side, 1], [x, y + side, 1])
+    return np.array([[a, b, c], [a, c, d]], float)
 
 
-def test_outline_is_cut_at_the_image():
-    assert outline_areas(cube(10.0), INTRINSICS, (50, 100)) == pytest.approx([(200 / 9) ** 2 / 2], rel=1e-4)
-    assert outline_areas(cube(10.0, x=50.0), INTRINSICS, (100, 100)) == 0
+def test_covered_pixels_are_counted_once():
+    one = square(10.0, 20.0, 8.0)
+    assert covered_pixels(one, (100, 100)) == 64
+    assert covered_pixels(np.concatenate([one, one, square(14.0, 20.0, 8.0)]), (100, 100)) == 96
 
 
-def test_outline_of_a_box_around_the_camera_fills_the_image():
-    assert outline_areas(cube(0.5), INTRINSICS, (100, 100)) == pytest.approx([100 * 100])
-    assert outline_areas(cube(-5.0), INTRINSICS, (100, 100)) == 0
-    assert len(outline_areas(np.zeros((0, 8, 3)), INTRINSICS, (100, 100))) == 0
+def test_covered_pixels_end_at_the_image():
+    assert covered_pixels(square(-4.0, 96.0, 8.0), (100, 100)) == 16
+    assert covered_pixels(square(-40.0, 20.0, 8.0), (100, 100)) == 0
+
+
+def test_unoccluded_pixels_are_at_least_the_visible_ones():
+    size = (400, 225)
+    scene = build_scene(WorldSpec(scene_name="scene-0061", num_keyframes=1))
+    t = scene.camera_times("CAM_FRONT", 0)
+    seen = np.bincount(render_camera(scene, "CAM_FRONT", t, size).instance.ravel(), minlength=len(scene.agents) + 1)[1:]
+    unoccluded = AgentShapes(scene.agents).count_pixels(
+        scene.agent_poses(t),
+        camera=scene.ego_pose(t) @ RIG["CAM_FRONT"].ego_from_sensor,
+        intrinsics=RIG["CAM_FRONT"].intrinsics_at(size),
+        size=size,
+    )
+    assert (unoccluded >= seen).all()
+    shares = visible_shares(seen, unoccluded)[unoccluded > 20]
+    assert (shares > 0.99).sum() >= 3
+    assert (shares < 0.6).sum() >= 3
 
 
 def test_shares_and_levels():
-    shares = visible_shares(np.array([0.0, 7, 35, 49, 63, 90]), np.array([100.0] * 6))
+    shares = visible_shares(np.array([0, 40, 50, 70, 90, 100]), np.full(6, 100))
     assert [visibility_token(share) for share in shares] == ["1", "1", "2", "3", "4", "4"]
-    assert visible_shares(np.array([3.0]), np.array([3.9])) == 0  # too small to tell
+    assert visible_shares(np.array([3]), np.array([3])) == 0  # too small to tell
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_scenes_of_few_agents(count):
+    scene = build_scene(WorldSpec(scene_name="scene-0061", num_keyframes=1))
+    centers, yaws = scene.agent_poses(0.5)
+    pixels = AgentShapes(scene.agents[:count]).count_pixels(
+        (centers[:count], yaws[:count]),
+        camera=scene.ego_pose(0.5) @ RIG["CAM_BACK"].ego_from_sensor,
+        intrinsics=RIG["CAM_BACK"].intrinsics_at((64, 36)),
+        size=(64, 36),
+    )
+    assert pixels.shape == (count,)
