@@ -2,6 +2,7 @@
 # The tap `fuser` has 256 channels, `neck[0]` 512.
 point_cloud_range = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]
 cell_size_m = 0.6
+default_scope = 'mmdet3d'
 class_names = [
     'car', 'truck', 'trailer', 'bus', 'construction_vehicle', 'bicycle', 'motorcycle', 'pedestrian', 'traffic_cone',
     'barrier'

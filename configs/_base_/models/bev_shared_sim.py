@@ -2,6 +2,7 @@
 # The map is 80 x 80 cells of 1.2 m; the tap `fuser` has 64 channels, `neck[0]` 128.
 point_cloud_range = [-48.0, -48.0, -5.0, 48.0, 48.0, 3.0]
 cell_size_m = 1.2
+default_scope = 'mmdet3d'
 class_names = [
     'car', 'truck', 'trailer', 'bus', 'construction_vehicle', 'bicycle', 'motorcycle', 'pedestrian', 'traffic_cone',
     'barrier'
