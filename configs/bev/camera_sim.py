@@ -1,12 +1,12 @@
 # Camera detector (LSS): the student of the LiDAR to camera jobs.
 _base_ = [
-    '../_base_/models/bev_camera_sim.py',
-    '../_base_/datasets/nuscenes_sim.py',
-    '../_base_/schedules/bev_sim.py',
-    '../_base_/runtime/default.py',
+    "../_base_/models/bev_camera_sim.py",
+    "../_base_/datasets/nuscenes_sim.py",
+    "../_base_/schedules/bev_sim.py",
+    "../_base_/runtime/default.py",
 ]
 
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline={{_base_.camera_train_pipeline}})))
 val_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
-default_hooks = dict(checkpoint=dict(save_best='nuscenes/mAP', rule='greater'))
+default_hooks = dict(checkpoint=dict(save_best="nuscenes/mAP", rule="greater"))

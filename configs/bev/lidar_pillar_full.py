@@ -1,12 +1,12 @@
 # LiDAR detector with pillars: the compact student.
 _base_ = [
-    '../_base_/models/bev_lidar_pillar_full.py',
-    '../_base_/datasets/nuscenes_full.py',
-    '../_base_/schedules/bev_full.py',
-    '../_base_/runtime/default.py',
+    "../_base_/models/bev_lidar_pillar_full.py",
+    "../_base_/datasets/nuscenes_full.py",
+    "../_base_/schedules/bev_full.py",
+    "../_base_/runtime/default.py",
 ]
 
 train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(pipeline={{_base_.lidar_train_pipeline}}))))
 val_dataloader = dict(dataset=dict(pipeline={{_base_.lidar_test_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.lidar_test_pipeline}}))
-default_hooks = dict(checkpoint=dict(save_best='nuscenes/mAP', rule='greater'))
+default_hooks = dict(checkpoint=dict(save_best="nuscenes/mAP", rule="greater"))

@@ -1,19 +1,20 @@
 # The voxel LiDAR encoder and the camera encoder of the `sim` models, fused by channel attention.
-_base_ = ['./bev_lidar_voxel_sim.py']
+_base_ = ["./bev_lidar_voxel_sim.py"]
 
 model = dict(
     data_preprocessor=dict(image_mean=[123.675, 116.28, 103.53], image_std=[58.395, 57.12, 57.375]),
     camera_encoder=dict(
-        type='perceptkd.CameraEncoder',
-        backbone=dict(type='mmdet.ResNet', depth=18, base_channels=32, stem_channels=32, norm_eval=False),
+        type="perceptkd.CameraEncoder",
+        backbone=dict(type="mmdet.ResNet", depth=18, base_channels=32, stem_channels=32, norm_eval=False),
         neck=dict(
-            type='mmdet3d.SECONDFPN',
+            type="mmdet3d.SECONDFPN",
             in_channels=[32, 64, 128, 256],
             out_channels=[32, 32, 32, 32],
             upsample_strides=[0.25, 0.5, 1, 2],
-            use_conv_for_no_stride=True),
+            use_conv_for_no_stride=True,
+        ),
         view_transform=dict(
-            type='perceptkd.LSSViewTransform',
+            type="perceptkd.LSSViewTransform",
             in_channels=128,
             out_channels=64,
             image_size=(128, 352),
@@ -21,5 +22,8 @@ model = dict(
             depth_bins_m=(2.0, 50.0, 1.2),
             point_cloud_range={{_base_.point_cloud_range}},
             cell_size_m={{_base_.cell_size_m}},
-            channels_last=True)),
-    fuser=dict(type='perceptkd.ChannelAttentionFuser', in_channels=[64, 64], out_channels=64))
+            channels_last=True,
+        ),
+    ),
+    fuser=dict(type="perceptkd.ChannelAttentionFuser", in_channels=[64, 64], out_channels=64),
+)

@@ -2,56 +2,64 @@
 # The tap `fuser` has 256 channels, `neck[0]` 512.
 point_cloud_range = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]
 cell_size_m = 0.6
-default_scope = 'mmdet3d'
+default_scope = "mmdet3d"
 class_names = [
-    'car', 'truck', 'trailer', 'bus', 'construction_vehicle', 'bicycle', 'motorcycle', 'pedestrian', 'traffic_cone',
-    'barrier'
+    "car",
+    "truck",
+    "trailer",
+    "bus",
+    "construction_vehicle",
+    "bicycle",
+    "motorcycle",
+    "pedestrian",
+    "traffic_cone",
+    "barrier",
 ]
 post_center_range = [-61.2, -61.2, -10.0, 61.2, 61.2, 10.0]
 
 model = dict(
-    type='perceptkd.BEVDetector',
+    type="perceptkd.BEVDetector",
     point_cloud_range=point_cloud_range,
     cell_size_m=cell_size_m,
-    data_preprocessor=dict(type='perceptkd.BEVDataPreprocessor'),
+    data_preprocessor=dict(type="perceptkd.BEVDataPreprocessor"),
     backbone=dict(
-        type='mmdet3d.SECOND',
-        in_channels=256,
-        out_channels=[128, 256],
-        layer_nums=[5, 5],
-        layer_strides=[1, 2]),
+        type="mmdet3d.SECOND", in_channels=256, out_channels=[128, 256], layer_nums=[5, 5], layer_strides=[1, 2]
+    ),
     neck=dict(
-        type='mmdet3d.SECONDFPN',
+        type="mmdet3d.SECONDFPN",
         in_channels=[128, 256],
         out_channels=[256, 256],
         upsample_strides=[1, 2],
-        use_conv_for_no_stride=True),
+        use_conv_for_no_stride=True,
+    ),
     bbox_head=dict(
-        type='perceptkd.BEVCenterHead',
+        type="perceptkd.BEVCenterHead",
         class_names=class_names,
         in_channels=512,
         share_conv_channel=64,
         tasks=[
-            dict(num_class=1, class_names=['car']),
-            dict(num_class=2, class_names=['truck', 'construction_vehicle']),
-            dict(num_class=2, class_names=['bus', 'trailer']),
-            dict(num_class=1, class_names=['barrier']),
-            dict(num_class=2, class_names=['motorcycle', 'bicycle']),
-            dict(num_class=2, class_names=['pedestrian', 'traffic_cone'])
+            dict(num_class=1, class_names=["car"]),
+            dict(num_class=2, class_names=["truck", "construction_vehicle"]),
+            dict(num_class=2, class_names=["bus", "trailer"]),
+            dict(num_class=1, class_names=["barrier"]),
+            dict(num_class=2, class_names=["motorcycle", "bicycle"]),
+            dict(num_class=2, class_names=["pedestrian", "traffic_cone"]),
         ],
         common_heads=dict(reg=(2, 2), height=(1, 2), dim=(3, 2), rot=(2, 2), vel=(2, 2)),
-        separate_head=dict(type='mmdet3d.SeparateHead', init_bias=-2.19, final_kernel=3),
+        separate_head=dict(type="mmdet3d.SeparateHead", init_bias=-2.19, final_kernel=3),
         bbox_coder=dict(
-            type='mmdet3d.CenterPointBBoxCoder',
+            type="mmdet3d.CenterPointBBoxCoder",
             pc_range=point_cloud_range[:2],
             voxel_size=[cell_size_m, cell_size_m],
             out_size_factor=1,
             post_center_range=post_center_range,
             max_num=500,
             score_threshold=0.1,
-            code_size=9),
-        loss_cls=dict(type='mmdet.GaussianFocalLoss', reduction='mean'),
-        loss_bbox=dict(type='mmdet.L1Loss', reduction='mean', loss_weight=0.25)),
+            code_size=9,
+        ),
+        loss_cls=dict(type="mmdet.GaussianFocalLoss", reduction="mean"),
+        loss_bbox=dict(type="mmdet.L1Loss", reduction="mean", loss_weight=0.25),
+    ),
     train_cfg=dict(
         grid_size=[180, 180, 1],
         voxel_size=[cell_size_m, cell_size_m, 8.0],
@@ -59,11 +67,14 @@ model = dict(
         point_cloud_range=point_cloud_range,
         gaussian_overlap=0.1,
         min_radius=2,
-        code_weights=[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2]),
+        code_weights=[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2],
+    ),
     test_cfg=dict(
-        nms_type='rotate',
+        nms_type="rotate",
         nms_thr=0.2,
         pre_max_size=1000,
         post_max_size=83,
         score_threshold=0.1,
-        post_center_limit_range=post_center_range))
+        post_center_limit_range=post_center_range,
+    ),
+)

@@ -2,51 +2,63 @@
 # The map is 80 x 80 cells of 1.2 m; the tap `fuser` has 64 channels, `neck[0]` 128.
 point_cloud_range = [-48.0, -48.0, -5.0, 48.0, 48.0, 3.0]
 cell_size_m = 1.2
-default_scope = 'mmdet3d'
+default_scope = "mmdet3d"
 class_names = [
-    'car', 'truck', 'trailer', 'bus', 'construction_vehicle', 'bicycle', 'motorcycle', 'pedestrian', 'traffic_cone',
-    'barrier'
+    "car",
+    "truck",
+    "trailer",
+    "bus",
+    "construction_vehicle",
+    "bicycle",
+    "motorcycle",
+    "pedestrian",
+    "traffic_cone",
+    "barrier",
 ]
 post_center_range = [-60.0, -60.0, -10.0, 60.0, 60.0, 10.0]
 
 model = dict(
-    type='perceptkd.BEVDetector',
+    type="perceptkd.BEVDetector",
     point_cloud_range=point_cloud_range,
     cell_size_m=cell_size_m,
     channels_last=True,
-    data_preprocessor=dict(type='perceptkd.BEVDataPreprocessor', channels_last=True),
+    data_preprocessor=dict(type="perceptkd.BEVDataPreprocessor", channels_last=True),
     backbone=dict(
-        type='mmdet3d.SECOND', in_channels=64, out_channels=[64, 128], layer_nums=[2, 2], layer_strides=[1, 2]),
+        type="mmdet3d.SECOND", in_channels=64, out_channels=[64, 128], layer_nums=[2, 2], layer_strides=[1, 2]
+    ),
     neck=dict(
-        type='mmdet3d.SECONDFPN',
+        type="mmdet3d.SECONDFPN",
         in_channels=[64, 128],
         out_channels=[64, 64],
         upsample_strides=[1, 2],
-        use_conv_for_no_stride=True),
+        use_conv_for_no_stride=True,
+    ),
     bbox_head=dict(
-        type='perceptkd.BEVCenterHead',
+        type="perceptkd.BEVCenterHead",
         class_names=class_names,
         in_channels=128,
         share_conv_channel=32,
         # three tasks, not six: half the convolutions of the head, which is a third of a step on CPU
         tasks=[
-            dict(num_class=1, class_names=['car']),
-            dict(num_class=4, class_names=['truck', 'trailer', 'bus', 'construction_vehicle']),
-            dict(num_class=5, class_names=['bicycle', 'motorcycle', 'pedestrian', 'traffic_cone', 'barrier'])
+            dict(num_class=1, class_names=["car"]),
+            dict(num_class=4, class_names=["truck", "trailer", "bus", "construction_vehicle"]),
+            dict(num_class=5, class_names=["bicycle", "motorcycle", "pedestrian", "traffic_cone", "barrier"]),
         ],
         common_heads=dict(reg=(2, 2), height=(1, 2), dim=(3, 2), rot=(2, 2), vel=(2, 2)),
-        separate_head=dict(type='mmdet3d.SeparateHead', init_bias=-2.19, final_kernel=3, head_conv=32),
+        separate_head=dict(type="mmdet3d.SeparateHead", init_bias=-2.19, final_kernel=3, head_conv=32),
         bbox_coder=dict(
-            type='mmdet3d.CenterPointBBoxCoder',
+            type="mmdet3d.CenterPointBBoxCoder",
             pc_range=point_cloud_range[:2],
             voxel_size=[cell_size_m, cell_size_m],
             out_size_factor=1,
             post_center_range=post_center_range,
             max_num=300,
             score_threshold=0.02,
-            code_size=9),
-        loss_cls=dict(type='mmdet.GaussianFocalLoss', reduction='mean'),
-        loss_bbox=dict(type='mmdet.L1Loss', reduction='mean', loss_weight=0.25)),
+            code_size=9,
+        ),
+        loss_cls=dict(type="mmdet.GaussianFocalLoss", reduction="mean"),
+        loss_bbox=dict(type="mmdet.L1Loss", reduction="mean", loss_weight=0.25),
+    ),
     train_cfg=dict(
         grid_size=[80, 80, 1],
         voxel_size=[cell_size_m, cell_size_m, 8.0],
@@ -54,5 +66,8 @@ model = dict(
         point_cloud_range=point_cloud_range,
         gaussian_overlap=0.1,
         min_radius=1,
-        code_weights=[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2]),
-    test_cfg=dict(nms_type='circle', min_radius=[4, 10, 0.4], post_max_size=100))  # squared metres, per task
+        code_weights=[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2],
+    ),
+    # min_radius: squared metres, per task
+    test_cfg=dict(nms_type="circle", min_radius=[4, 10, 0.4], post_max_size=100),
+)
