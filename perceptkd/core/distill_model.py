@@ -76,6 +76,7 @@ class DistillModel(BaseModel):
             return self.loss(inputs.data)
         return self.student._run_forward(self.student.data_preprocessor(inputs.data, inputs.training), mode=mode)
 
+    @torch.compiler.disable(recursive=False)
     def loss(self, batch: Any) -> dict[str, Any]:
         """The student's losses and the distillers' terms.
 

@@ -55,6 +55,8 @@ class Distillation(nn.ModuleDict):
             self._build_adapters(student, dry_batch)
         self.student_taps = TapCollector(student, self._student_specs(), owner="student")
         for distiller in self.each():
+            if not distiller.trains:
+                distiller.requires_grad_(False)  # DDP must not wait for gradients that cannot come
             distiller.check_geometry(*self._sides(distiller, self.student_taps.specs, self._teacher_specs()))
 
     def each(self) -> Iterator[Distiller]:
@@ -67,6 +69,7 @@ class Distillation(nn.ModuleDict):
         """Keep the student's taps from here to the end of the block."""
         return self.student_taps.recording()
 
+    @torch.compiler.disable  # a compiled training step is the student's; teachers are compiled by their own option
     def forward(self, batch: Any, data: Any, student: nn.Module) -> dict[str, Tensor]:
         """Run the teachers and all distillers on the recorded step.
 
@@ -162,8 +165,6 @@ class Distillation(nn.ModuleDict):
     def _insert(self, distiller: Distiller) -> None:
         if distiller.name in self:
             raise ValueError(f"Two distillers are called '{distiller.name}': give one of them name=")
-        if not distiller.trains:
-            distiller.requires_grad_(False)  # DDP must not wait for gradients that cannot come
         self[distiller.name] = distiller
 
     def _student_specs(self) -> dict[str, TapSpec]:

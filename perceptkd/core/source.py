@@ -34,7 +34,7 @@ class ModelSource:
         return Path(self.path).stem if self.path else str(self.model["type"]).split(".")[-1].lower()
 
 
-def read_model_source(source: Mapping[str, Any] | str | Path) -> ModelSource:
+def read_model_source(source: Mapping[str, Any] | Config | str | Path) -> ModelSource:
     """Find the model dict that ``source`` means.
 
     Args:
@@ -47,11 +47,15 @@ def read_model_source(source: Mapping[str, Any] | str | Path) -> ModelSource:
     """
     if isinstance(source, Mapping) and "type" in source:
         return _student_of(ModelSource(_plain(source)))
-    path = None if isinstance(source, Mapping) else str(source)
-    config = Config(_plain(source)) if isinstance(source, Mapping) else _load_config(str(source))
+    if isinstance(source, Mapping):
+        config, path = Config(_plain(source)), None
+    elif isinstance(source, Config):
+        config, path = source, source.filename
+    else:
+        config, path = _load_config(str(source)), str(source)
     if "model" not in config:
         raise ValueError(f"{path or 'The config'} has no 'model'; a model dict needs a 'type'")
-    model = config.model.to_dict()
+    model = _plain(config.model)
     if "data_preprocessor" in config and "student" not in model:
         model.setdefault("data_preprocessor", _plain(config.data_preprocessor))
     return _student_of(ModelSource(model, scope=config.get("default_scope"), path=path))
