@@ -4,16 +4,27 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from perceptkd.cli.arguments import UserError, build_parser, run_command
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="plot_curves.py", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="[NAME=]RUN", help="work directory or scalars.json of a run")
-    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="PNG file to write")
-    parser.add_argument("--keys", nargs="+", metavar="KEY", help="quantities or patterns such as 'kd/*'")
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = build_parser(
+        """
+        Draw the training curves of one or more runs: the loss, the terms of distillation and the evaluation, or what
+        --keys names. A run is a work directory or a scalars.json; runs named teacher, control and distilled keep their
+        colours in all pictures.
+        """,
+        examples="""
+        python tools/analysis_tools/plot_curves.py control=work_dirs/a distilled=work_dirs/b --out curves.png
+        python tools/analysis_tools/plot_curves.py work_dirs/b --keys loss 'kd/*' lr
+        """,
+    )
+    parser.add_argument("runs", nargs="+", metavar="[NAME=]RUN", help="work directory or scalars.json")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="PNG file to write (default: curves.png)")
+    parser.add_argument("--keys", nargs="+", metavar="KEY", help="quantities, or patterns such as 'kd/*'")
     parser.add_argument("--smooth", type=int, default=10, help="window of the running median, in records")
-    parser.add_argument("--title", default="")
-    return parser
+    parser.add_argument("--title", default="", help="of the picture")
+    return parser.parse_args(arguments)
 
 
 def named_runs(arguments: Sequence[str]) -> dict[str, str]:
@@ -28,21 +39,22 @@ def named_runs(arguments: Sequence[str]) -> dict[str, str]:
         if not separator:
             name, path = Path(argument).name, argument
         if name in runs:
-            raise ValueError(f"two runs are named {name!r}: name them apart, NAME={path}")
+            raise UserError(f"two runs are named {name!r}: name them apart, as in NAME={path}")
         runs[name] = path
     return runs
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Draws the curves; returns the exit status."""
+def command(arguments: Sequence[str] | None = None) -> None:
     from perceptkd.visualization.curves import DEFAULT_KEYS, draw_curves
 
-    parser = build_parser()
-    parsed = parser.parse_args(arguments)
+    parsed = parse_arguments(arguments)
+    keys = parsed.keys or DEFAULT_KEYS
     try:
-        runs = named_runs(parsed.runs)
-        written = draw_curves(parsed.out, runs, parsed.keys or DEFAULT_KEYS, smooth=parsed.smooth, title=parsed.title)
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"plot_curves.py: {error}\n")
+        written = draw_curves(parsed.out, named_runs(parsed.runs), keys, smooth=parsed.smooth, title=parsed.title)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     print(f"wrote {written}")
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(command, arguments)
