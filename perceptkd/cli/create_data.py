@@ -57,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     world.add_argument("--sweeps", type=int, default=9, help="LiDAR sweeps between two key frames, 0 to 9")
     world.add_argument("--no-sweeps", dest="sweeps", action="store_const", const=0, help="key frames only")
     world.add_argument("--seed", type=int, default=0)
-    world.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; the bytes are the same")
+    world.add_argument(
+        "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes; the bytes are the same"
+    )
     world.add_argument("--overwrite", action="store_true", help="replace another simulated data set in OUT/FORMAT")
     real = kinds.add_parser("nuscenes", help="write the info files of the real nuScenes")
     real.add_argument("--root", type=Path, required=True, help="folder with samples/, sweeps/ and the tables")

@@ -39,6 +39,15 @@ def test_makes_infos_of_existing_tables(tmp_path, capsys):
     assert {path: path.read_bytes() for path in (tmp_path / "nuscenes").glob("*.pkl")} == before
 
 
+def test_lost_info_files_are_made_again(tmp_path):
+    main(["simworld", "--out", str(tmp_path), *TINY])
+    path = tmp_path / "nuscenes/nuscenes_infos_mini_train.pkl"
+    content = path.read_bytes()
+    path.unlink()
+    assert main(["simworld", "--out", str(tmp_path), *TINY]) == 0
+    assert path.read_bytes() == content
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -143,7 +143,7 @@ def _write_parallel(
 ) -> None:
     context = get_context("spawn")  # a forked child of a process that has used OpenMP may hang
     counter = context.Value("q", 0)
-    with ProcessPoolExecutor(workers, context, _start_worker, (counter,)) as pool:
+    with ProcessPoolExecutor(min(workers, len(specs)), context, _start_worker, (counter,)) as pool:
         pending = {pool.submit(_write_in_worker, spec, root, write_scene) for spec in specs.values()}
         try:
             while pending:

@@ -15,7 +15,7 @@ from nuscenes.utils.data_classes import Box
 from pyquaternion import Quaternion
 
 from perceptkd.datasets.atomic import write_json
-from perceptkd.datasets.nuscenes_infos import create_nuscenes_infos
+from perceptkd.datasets.nuscenes_infos import create_nuscenes_infos, info_path
 from perceptkd.datasets.simworld import RIG, Scene, WorldSpec, build_scene, cast_lidar, render_camera
 from perceptkd.datasets.simworld.calibration import CAMERAS, LIDAR
 from perceptkd.datasets.simworld.writers.base import write_world
@@ -36,13 +36,13 @@ START_US = 1_532_402_900_000_000
 US_PER_SCENE_NUMBER = 100_000_000
 #: Measured, with room: JPEG bytes per pixel, and points of a sweep.
 BYTES_PER_PIXEL = 0.35
-BYTES_PER_SWEEP = 30_000 * 5 * 4
+BYTES_PER_SWEEP = 32_000 * 5 * 4
 
 
 def write_nuscenes_world(plan: WorldPlan, root: Path, *, workers: int = 1, overwrite: bool = False) -> dict[str, Any]:
     """Writes ``plan`` as a nuScenes data root with info files; see :func:`write_world`."""
     width, height = plan.image_size
-    return write_world(
+    manifest = write_world(
         plan,
         root,
         write_scene=write_nuscenes_scene,
@@ -51,6 +51,13 @@ def write_nuscenes_world(plan: WorldPlan, root: Path, *, workers: int = 1, overw
         workers=workers,
         overwrite=overwrite,
     )
+    if not all(info_path(root, split).is_file() for split in _nonempty_splits(plan)):
+        create_nuscenes_infos(root, plan.version, splits=_nonempty_splits(plan))
+    return manifest
+
+
+def _nonempty_splits(plan: WorldPlan) -> list[str]:
+    return [split for split, names in plan.splits.items() if names]
 
 
 def finish_nuscenes(plan: WorldPlan, root: Path, rows: dict[str, dict[str, Any]]) -> None:
@@ -59,7 +66,7 @@ def finish_nuscenes(plan: WorldPlan, root: Path, rows: dict[str, dict[str, Any]]
     if plan.version != MINI:
         splits = {split: list(names) for split, names in plan.splits.items()}
         write_json(root / plan.version / "splits.json", splits, indent=2)
-    create_nuscenes_infos(root, plan.version, splits=[split for split, names in plan.splits.items() if names])
+    create_nuscenes_infos(root, plan.version, splits=_nonempty_splits(plan))
 
 
 def write_nuscenes_scene(spec: WorldSpec, folder: Path, count_frame: Callable[[], None]) -> dict[str, Any]:
