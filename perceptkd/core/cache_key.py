@@ -52,26 +52,22 @@ def sample_keys(batch: Any) -> list[SampleKey]:
 
 
 def build_fingerprint(
-    *, model: Mapping[str, Any], checkpoint: str | Path | None, data: str, versions: bool = True
+    *, model: Mapping[str, Any], checkpoint: str | Path | None, norm: str = "eval", forward_mode: str = "predict"
 ) -> dict[str, Any]:
-    """What a store depends on.
+    """What stored outputs depend on besides their inputs, whose checksums are kept per sample.
 
     Args:
         model: The teacher's model dict.
         checkpoint: Its weights; None for a random teacher.
-        data: Any string that changes when the data or their pipeline do.
-        versions: Include the versions of what computed it.
+        norm, forward_mode: How it runs, see :class:`perceptkd.core.teacher_config.TeacherConfig`.
     """
-    text = json.dumps(model, sort_keys=True, default=str)
-    stamp = {
+    text = json.dumps([model, norm, forward_mode], sort_keys=True, default=str)
+    versions = {"perceptkd": perceptkd.__version__, "mmengine": mmengine.__version__, "torch": torch.__version__}
+    return {
         "teacher": hashlib.sha256(text.encode()).hexdigest(),
         "checkpoint": _file_hash(Path(checkpoint)) if checkpoint else None,
-        "data": data,
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
-    if versions:
-        parts = {"perceptkd": perceptkd.__version__, "mmengine": mmengine.__version__, "torch": torch.__version__}
-        stamp["versions"] = ", ".join(f"{name} {version}" for name, version in parts.items())
-    return stamp
 
 
 def _file_hash(path: Path) -> str:

@@ -28,7 +28,8 @@ class TeacherCacheWriter:
 
     Args:
         folder: Where to write.
-        fingerprint: What the outputs depend on (see :func:`perceptkd.core.cache_key.build_fingerprint`).
+        fingerprint: What the outputs depend on (see :func:`perceptkd.core.cache_key.build_fingerprint`), and
+            ``data``: any string that changes when the data set does.
         dtype: Of stored floating-point values.
         samples_per_shard: How many samples are in one set of files, and at most lost when interrupted.
     """

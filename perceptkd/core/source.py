@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from torch import nn
 
@@ -64,7 +64,7 @@ def read_model_source(source: Mapping[str, Any] | Config | str | Path) -> ModelS
 def build_model(source: ModelSource) -> nn.Module:
     """Build a model in its own family, whatever the run's default scope is."""
     scope = {"_scope_": source.scope} if source.scope else {}
-    return MODELS.build({**scope, **source.model})
+    return MODELS.build(ConfigDict({**scope, **source.model}))  # mm models read their options as attributes
 
 
 def _student_of(source: ModelSource) -> ModelSource:

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from perceptkd.core.batch import batch_size, input_size
 from perceptkd.core.cache import TeacherCache
-from perceptkd.core.cache_key import sample_keys
+from perceptkd.core.cache_key import build_fingerprint, sample_keys
 from perceptkd.core.checkpoint import find_checkpoint, load_teacher_weights, training_hint
 from perceptkd.core.source import build_model, read_model_source
 from perceptkd.core.tap import ForwardStopped, Tap, TapCollector, TapError, TapSpec
@@ -193,14 +193,17 @@ def build_teacher(name: str, options: Mapping[str, Any], taps: Mapping[str, TapS
     if isinstance(config.config, nn.Module):
         return FrozenTeacher(name, config.config, taps, config=config)
     source = read_model_source(config.config)
-    if config.role == "cached":
-        return CachedTeacher(name, taps, cache=TeacherCache(str(config.cache)))
     if config.checkpoint is None and not config.allow_random:
         raise ValueError(
             f"Teacher '{name}' has no checkpoint=, and a random teacher teaches nothing. "
             f"{training_hint(stem=source.stem, config=source.path)}. allow_random=True uses random weights."
         )
     path = config.checkpoint and find_checkpoint(config.checkpoint, name=name, stem=source.stem, config=source.path)
+    if config.role == "cached":
+        expected = build_fingerprint(
+            model=source.model, checkpoint=path, norm=config.norm, forward_mode=config.forward_mode
+        )
+        return CachedTeacher(name, taps, cache=TeacherCache(str(config.cache), expected=expected))
     model = build_model(source)
     if path:
         load_teacher_weights(model, path, name=name, allow_partial=config.allow_partial)
