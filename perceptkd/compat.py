@@ -53,9 +53,7 @@ def register_sparse_convolution(spconv_layers: ModuleType) -> Iterator[None]:
     yield
     from perceptkd.ops import sparse
 
-    register = getattr(sparse, "register_in_mmdet3d", None)
-    if register is not None:
-        register()
+    sparse.register_in_mmdet3d()
 
 
 @contextmanager

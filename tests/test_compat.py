@@ -84,6 +84,16 @@ def test_every_patch_says_what_breaks_without_it(patch) -> None:
     assert patch.__doc__.startswith("Without it: ")
 
 
+def test_sparse_layers_of_mmdet3d_are_ours() -> None:
+    import mmdet3d.models
+    from mmengine.registry import MODELS
+
+    from perceptkd.ops import sparse
+
+    assert MODELS.get("SubMConv3d") is sparse.SubMConv3d
+    assert mmdet3d.models.middle_encoders.sparse_encoder.SparseSequential is sparse.SparseSequential
+
+
 def test_ground_truth_sampling_works(tmp_path: Path) -> None:
     """mmdet3d's database sampler, which asks numpy for ``np.long``."""
     from mmdet3d.datasets.transforms.dbsampler import DataBaseSampler

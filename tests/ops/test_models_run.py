@@ -10,10 +10,9 @@ import pytest
 import torch
 
 import perceptkd.compat  # noqa: F401
-from perceptkd.ops import mmcv_ext, sparse
+from perceptkd.ops import mmcv_ext
 
 CLOUD_POINTS = 3000
-needs_sparse = pytest.mark.skipif(not hasattr(sparse, "register_in_mmdet3d"), reason="no sparse convolution yet")
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +128,17 @@ def test_pointpillars_trains_and_predicts() -> None:
     check_boxes_3d(predict(detector, batch), model["test_cfg"]["nms_thr"])
 
 
-@needs_sparse
+def test_pointpillars_with_dynamic_voxels_trains_and_predicts() -> None:
+    """Dynamic voxelization and dynamic scatter in place of bounded voxels."""
+    low, high = [0.0, -7.68, -3.0], [15.36, 7.68, 1.0]
+    name = "mmdet3d::dynamic_voxelization/pointpillars_dv_secfpn_8xb6-160e_kitti-3d-car.py"
+    model = kitti_config(name, low, high)
+    model["middle_encoder"]["output_shape"] = [96, 96]
+    detector, batch = build(model, "mmdet3d"), scene(low, high, columns=4, box_columns=7, classes=1)
+    check_training(detector, batch)
+    check_boxes_3d(predict(detector, batch), model["test_cfg"]["nms_thr"])
+
+
 def test_second_trains_and_predicts() -> None:
     low, high = [0.0, -4.8, -3.0], [9.6, 4.8, 1.0]
     model = kitti_config("mmdet3d::second/second_hv_secfpn_8xb6-80e_kitti-3d-3class.py", low, high)
@@ -144,7 +153,7 @@ def centerpoint_config(name: str, low: list[float], high: list[float], grid: lis
     model["data_preprocessor"]["voxel_layer"]["point_cloud_range"] = low + high
     if "point_cloud_range" in model["pts_voxel_encoder"] or "Pillar" in model["pts_voxel_encoder"]["type"]:
         model["pts_voxel_encoder"]["point_cloud_range"] = low + high
-    model["pts_bbox_head"]["bbox_coder"].update(pc_range=low[:2], score_threshold=0.0)
+    model["pts_bbox_head"]["bbox_coder"].update(pc_range=low[:2], score_threshold=0.0, max_num=100)
     model["train_cfg"]["pts"].update(grid_size=grid, point_cloud_range=low + high)
     model["test_cfg"]["pts"].update(pc_range=low[:2], score_threshold=0.0)
     return model
@@ -160,7 +169,6 @@ def test_centerpoint_pillar_trains_and_predicts() -> None:
     check_boxes_3d(predict(detector, batch), model["test_cfg"]["pts"]["nms_thr"])
 
 
-@needs_sparse
 def test_centerpoint_voxel_trains_and_predicts() -> None:
     low, high = [-6.4, -6.4, -5.0], [6.4, 6.4, 3.0]
     name = "mmdet3d::centerpoint/centerpoint_voxel01_second_secfpn_8xb4-cyclic-20e_nus-3d.py"
