@@ -67,6 +67,11 @@ class GatherPlan:
         """Pairs of the largest chunk."""
         return max((len(chunk.sources) for chunk in self.chunks), default=0)
 
+    @property
+    def max_rows(self) -> int:
+        """Rows of the largest chunk, which no segment exceeds."""
+        return max((chunk.stop - chunk.start for chunk in self.chunks), default=0)
+
     def mirrored(self, volume: int) -> "GatherPlan":
         """The same gathers, with kernel cell ``volume - 1 - k`` in the place of k."""
         chunks = tuple(

@@ -51,13 +51,17 @@ def _gradients(
     features, weight = saved
     plan = kernel_map.gradient_plan
     rows = _sort_rows(gradient.contiguous(), kernel_map.target_order)
-    feature_gradient = weight_gradient = None
+    correlation = None
+    if needed[1]:
+        correlation = _Correlation(_sort_rows(features, kernel_map.source_order), weight, plan)
+    feature_gradient = None
     if needed[0]:
         transposed = weight.transpose(1, 2).contiguous()
-        feature_gradient = _restore_rows(_gather_multiply(rows, transposed, plan), kernel_map.source_order)
-    if needed[1]:
-        weight_gradient = _correlate(_sort_rows(features, kernel_map.source_order), rows, weight, plan)
-    return feature_gradient, weight_gradient
+        feature_gradient = _gather_multiply(rows, transposed, plan, correlation)
+        feature_gradient = _restore_rows(feature_gradient, kernel_map.source_order)
+    elif correlation is not None:
+        correlation.run(rows)
+    return feature_gradient, None if correlation is None else correlation.total.to(weight.dtype)
 
 
 def _sort_rows(rows: Tensor, order: Order | None) -> Tensor:
@@ -68,44 +72,50 @@ def _restore_rows(rows: Tensor, order: Order | None) -> Tensor:
     return rows if order is None else rows.index_select(0, order.inverse)
 
 
-def _gather_multiply(rows: Tensor, weight: Tensor, plan: GatherPlan) -> Tensor:
-    """Target rows [M, C_out] from sorted source rows [N, C_in]."""
+class _Correlation:
+    """Gathers the weights' gradient [K, C_in, C_out] while something else, or nothing, is made of the same gathers.
+
+    ``plan`` leads from targets to sources: it gathers gradients, and its target rows are source rows of the layer.
+    """
+
+    def __init__(self, sources: Tensor, weight: Tensor, plan: GatherPlan) -> None:
+        wide = torch.float32 if weight.dtype in (torch.bfloat16, torch.float16) else weight.dtype
+        self.total = torch.zeros_like(weight, dtype=wide)
+        self.sources, self.plan = sources, plan
+        self.buffer = sources.new_empty(plan.max_rows, sources.shape[1])
+
+    def add(self, chunk: Chunk, segment: Segment, gradient: Tensor) -> None:
+        """Adds one segment, given its gathered gradients."""
+        sources = _gather(self.sources, chunk, segment, self.plan, chunk.targets, self.buffer)
+        self.total[segment.cell] += sources.t() @ gradient
+
+    def run(self, gradient: Tensor) -> None:
+        """Adds all segments, where nobody else gathers."""
+        buffer = gradient.new_empty(self.plan.max_rows, gradient.shape[1])
+        for chunk in self.plan.chunks:
+            for segment in chunk.segments:
+                self.add(chunk, segment, _gather(gradient, chunk, segment, self.plan, chunk.sources, buffer))
+
+
+def _gather_multiply(rows: Tensor, weight: Tensor, plan: GatherPlan, correlation: _Correlation | None = None) -> Tensor:
+    """Target rows [M, C_out] from sorted source rows [N, C_in]; feeds ``correlation`` with the gathered rows."""
     result = rows.new_empty(plan.num_targets, weight.shape[2])
-    gathered = rows.new_empty(plan.max_pairs, weight.shape[1])
+    buffer = rows.new_empty(plan.max_rows, weight.shape[1])
     products = rows.new_empty(plan.max_pairs, weight.shape[2])
     for chunk in plan.chunks:
         for segment in chunk.segments:
-            source = _gather(rows, chunk, segment, plan, gathered)
-            torch.mm(source, weight[segment.cell], out=products[segment.start : segment.stop])
+            gathered = _gather(rows, chunk, segment, plan, chunk.sources, buffer)
+            torch.mm(gathered, weight[segment.cell], out=products[segment.start : segment.stop])
+            if correlation is not None:
+                correlation.add(chunk, segment, gathered)
         summed = F.embedding_bag(chunk.slots, products[: len(chunk.slots)], chunk.offsets, mode="sum")
         result[chunk.start : chunk.stop] = summed
     return result
 
 
-def _correlate(sources: Tensor, gradient: Tensor, weight: Tensor, plan: GatherPlan) -> Tensor:
-    """The weights' gradient [K, C_in, C_out] from sorted source rows and sorted gradients of target rows.
-
-    ``plan`` leads from targets to sources: its gathers are of gradients, its target rows are source rows.
-    """
-    wide = torch.float32 if weight.dtype in (torch.bfloat16, torch.float16) else weight.dtype
-    result = torch.zeros_like(weight, dtype=wide)
-    gathered = gradient.new_empty(plan.max_pairs, gradient.shape[1])
-    gathered_sources = sources.new_empty(plan.max_pairs, sources.shape[1])
-    for chunk in plan.chunks:
-        for segment in chunk.segments:
-            right = _gather(gradient, chunk, segment, plan, gathered)
-            if segment.cell == plan.identity:
-                left = sources[chunk.start : chunk.stop]
-            else:
-                left = gathered_sources[segment.start : segment.stop]
-                torch.index_select(sources, 0, chunk.targets[segment.start : segment.stop], out=left)
-            result[segment.cell] += left.t() @ right
-    return result.to(weight.dtype)
-
-
-def _gather(rows: Tensor, chunk: Chunk, segment: Segment, plan: GatherPlan, buffer: Tensor) -> Tensor:
-    """The rows of one segment: copied into ``buffer``, or a view where the kernel cell joins rows to themselves."""
+def _gather(rows: Tensor, chunk: Chunk, segment: Segment, plan: GatherPlan, index: Tensor, buffer: Tensor) -> Tensor:
+    """Rows of one segment by ``index``: in ``buffer``, or a view where the kernel cell joins rows to themselves."""
     if segment.cell == plan.identity:
         return rows[chunk.start : chunk.stop]
     part = buffer[: segment.stop - segment.start]
-    return torch.index_select(rows, 0, chunk.sources[segment.start : segment.stop], out=part)
+    return torch.index_select(rows, 0, index[segment.start : segment.stop], out=part)
