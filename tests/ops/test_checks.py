@@ -21,9 +21,7 @@ def test_rows() -> None:
 
 def test_vector() -> None:
     check_vector("scores", torch.zeros(3), 3)
-    with pytest.raises(
-        ValueError, match=r"scores must be a vector of 3 elements, got shape \(3, 1\)"
-    ):
+    with pytest.raises(ValueError, match=r"scores must be a vector of 3 elements, got shape \(3, 1\)"):
         check_vector("scores", torch.zeros(3, 1), 3)
 
 
