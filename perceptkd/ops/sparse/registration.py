@@ -64,7 +64,12 @@ def register_in_mmdet3d() -> None:
     _offer_in(mmcv.ops)
     for name, layer in LAYERS.items():
         MODELS.register_module(name=name, force=True, module=layer)
-    warnings.filterwarnings("ignore", message="Spconv 2.x is not available")  # MinkUNet, which runs on ours
+    silence_fallback_warning()
+
+
+def silence_fallback_warning() -> None:
+    """MinkUNet warns that it falls back on mmcv's classes when the flag is off, which are ours."""
+    warnings.filterwarnings("ignore", message="Spconv 2.x is not available")
 
 
 def _offer_in(module: ModuleType) -> None:
