@@ -1,12 +1,13 @@
 """Counter-based random numbers: a pure function of (key, index), whatever the order of evaluation."""
 
-import numba
 import numpy as np
+
+from .kernel import inlined_kernel
 
 _SCALE = 1.0 / (1 << 53)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def mix_bits(key: np.uint64, index: np.uint64) -> np.uint64:
     """64 well mixed bits (the finaliser of SplitMix64)."""
     z = key + (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
@@ -15,13 +16,13 @@ def mix_bits(key: np.uint64, index: np.uint64) -> np.uint64:
     return z ^ (z >> np.uint64(31))
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def uniform(key: np.uint64, index: np.uint64) -> float:
     """Uniform in [0, 1)."""
     return (mix_bits(key, index) >> np.uint64(11)) * _SCALE
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def normal(key: np.uint64, index: np.uint64) -> float:
     """About standard normal: the sum of four 16-bit uniforms, scaled."""
     bits = mix_bits(key, index)

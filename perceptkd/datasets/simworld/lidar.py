@@ -5,11 +5,11 @@ Rays are cast by visiting, per triangle, only the beams and azimuths it can cove
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from .calibration import LIDAR, RIG
 from .counter import normal, uniform
+from .kernel import inlined_kernel, kernel
 from .materials import LOSS, POROSITY, REFLECTANCE
 from .scene import Scene, Snapshot
 from .semantics import VOID
@@ -59,7 +59,7 @@ def label_hits(snapshot: Snapshot, hit: np.ndarray) -> tuple[np.ndarray, np.ndar
     ).astype(np.uint8)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def ray_direction(beam: int, azimuth: int) -> tuple[float, float, float]:
     """Unit direction of a ray in the sensor frame: azimuth 0 looks along +x and turns clockwise."""
     elevation = np.radians(LOWEST_DEG + BEAM_STEP_DEG * beam)
@@ -67,7 +67,7 @@ def ray_direction(beam: int, azimuth: int) -> tuple[float, float, float]:
     return np.cos(elevation) * np.cos(angle), np.cos(elevation) * np.sin(angle), np.sin(elevation)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def trace_rays(
     corners: np.ndarray, material: np.ndarray, pose: np.ndarray, porosity: np.ndarray, key: np.uint64
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -132,12 +132,12 @@ def trace_rays(
     return distance, winner, facing
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@inlined_kernel
 def _cross(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _window(local: np.ndarray) -> tuple[int, int, int, int]:
     """Columns (first, last) and beams (low, high) a triangle [3, 3] can cover; low > high when none."""
     nearest, farthest = _horizontal_range(local)
@@ -167,7 +167,7 @@ def _window(local: np.ndarray) -> tuple[int, int, int, int]:
     return first, last, low, high
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _horizontal_range(local: np.ndarray) -> tuple[float, float]:
     """Smallest and largest horizontal distance of a triangle from the sensor's axis; 0 when it encloses the axis."""
     nearest, farthest = np.inf, 0.0
@@ -187,7 +187,7 @@ def _horizontal_range(local: np.ndarray) -> tuple[float, float]:
     return nearest, farthest
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def collect_returns(
     distance: np.ndarray, winner: np.ndarray, facing: np.ndarray, material: np.ndarray, semantic: np.ndarray,
     reflectance: np.ndarray, loss: np.ndarray, rain: float, loss_per_10m: float, key: np.uint64,

@@ -53,3 +53,5 @@ POROSITY = np.zeros(len(Material))
 """Probability that a ray passes through a surface, by material: foliage, wire fences."""
 POROSITY[Material.FOLIAGE] = 0.35
 POROSITY[Material.FENCE] = 0.55
+FACADE_PERIOD_M = 1000.0
+"""Facade and shop textures are u = period * style + metres: the style picks the windows' size, rhythm and colour."""

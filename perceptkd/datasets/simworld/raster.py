@@ -4,14 +4,15 @@ Legend: T triangles, M projected triangles (near clipping makes two of one), H x
 The buffer quantity q is linear on the screen: 1/depth for perspective, minus depth for parallel light.
 """
 
-import numba
 import numpy as np
+
+from .kernel import inlined_kernel, kernel
 
 NEAR_M = 0.25
 NO_TRIANGLE = -1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def project_perspective(
     corners: np.ndarray, rotation: np.ndarray, origin: np.ndarray, intrinsics: np.ndarray, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +62,7 @@ def project_perspective(
     return screen[:count], source[:count]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _off_screen(local: np.ndarray, fx: float, fy: float, cx: float, cy: float, width: int, height: int) -> bool:
     """Whether all three corners lie beyond one side of the view pyramid."""
     left, right, above, below = 0, 0, 0, 0
@@ -74,7 +75,7 @@ def _off_screen(local: np.ndarray, fx: float, fy: float, cx: float, cy: float, w
     return left == 3 or right == 3 or above == 3 or below == 3
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _clip_near(local: np.ndarray, inside: np.ndarray) -> int:
     """Part of a triangle beyond the near plane, as a fan of up to four corners; returns their number."""
     kept = 0
@@ -92,7 +93,7 @@ def _clip_near(local: np.ndarray, inside: np.ndarray) -> int:
     return kept
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def project_parallel(
     corners: np.ndarray, rotation: np.ndarray, origin: np.ndarray, scale: float, size: int
 ) -> np.ndarray:
@@ -114,7 +115,7 @@ def project_parallel(
     return screen
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def fill_nearest(screen: np.ndarray, source: np.ndarray, nearest: np.ndarray, winner: np.ndarray) -> None:
     """Keep, per pixel centre, the triangle with the largest q.
 
@@ -126,44 +127,52 @@ def fill_nearest(screen: np.ndarray, source: np.ndarray, nearest: np.ndarray, wi
     """
     height, width = nearest.shape
     for m in range(len(screen)):
-        x0, y0, q0 = screen[m, 0]
-        x1, y1, q1 = screen[m, 1]
-        x2, y2, q2 = screen[m, 2]
-        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        if area == 0.0:
-            continue
-        first = max(0, int(np.ceil(min(y0, y1, y2) - 0.5)))
-        last = min(height - 1, int(np.floor(max(y0, y1, y2) - 0.5)))
-        low_x, high_x = min(x0, x1, x2), max(x0, x1, x2)
-        if high_x < 0.5 or low_x > width - 0.5:
-            continue
-        inverse = 1.0 / area
-        ax, ay = (y1 - y2) * inverse, (x2 - x1) * inverse
-        bx, by = (y2 - y0) * inverse, (x0 - x2) * inverse
-        qx = ax * (q0 - q2) + bx * (q1 - q2)
+        first, last, edges = set_up_triangle(screen, m, height, width)
         for row in range(first, last + 1):
-            y = row + 0.5
-            a0 = ax * (0.5 - x2) + ay * (y - y2)
-            b0 = bx * (0.5 - x2) + by * (y - y2)
-            start, stop = _span(
-                a0, ax, b0, bx, max(0.0, np.ceil(low_x - 0.5)), min(width - 1.0, np.floor(high_x - 0.5))
-            )
-            q = q2 + a0 * (q0 - q2) + b0 * (q1 - q2)
-            for column in range(int(start), int(stop) + 1):
-                value = q + qx * column
+            start, stop, q = row_span(edges, row)
+            for column in range(start, stop + 1):
+                value = q + edges[4] * column
                 if value > nearest[row, column]:
                     nearest[row, column] = value
                     winner[row, column] = source[m]
 
 
-@numba.njit(cache=True, nogil=True)
-def _span(a0: float, ax: float, b0: float, bx: float, low: float, high: float) -> tuple[float, float]:
-    """Columns [low, high] of a row inside a triangle: where a, b and 1 - a - b are not negative."""
-    for value, rate in ((a0, ax), (b0, bx), (1.0 - a0 - b0, -ax - bx)):
+@inlined_kernel
+def set_up_triangle(screen: np.ndarray, m: int, height: int, width: int) -> tuple[int, int, tuple[float, ...]]:
+    """Rows (first, last) of a triangle and its edge functions for ``row_span``.
+
+    The barycentric weights a of corner 0 and b of corner 1 are linear on the screen, so is q. Edge functions: change
+    of a and b per column, of a and b per row, of q per column; first and last column; x, y and q of corner 2; q of
+    corners 0 and 1 against it.
+    """
+    x0, y0, q0 = screen[m, 0, 0], screen[m, 0, 1], screen[m, 0, 2]
+    x1, y1, q1 = screen[m, 1, 0], screen[m, 1, 1], screen[m, 1, 2]
+    x2, y2, q2 = screen[m, 2, 0], screen[m, 2, 1], screen[m, 2, 2]
+    first = max(0, int(np.ceil(min(y0, y1, y2) - 0.5)))
+    last = min(height - 1, int(np.floor(max(y0, y1, y2) - 0.5)))
+    low, high = max(0.0, np.ceil(min(x0, x1, x2) - 0.5)), min(width - 1.0, np.floor(max(x0, x1, x2) - 0.5))
+    area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+    if area == 0.0 or low > high:
+        last = first - 1
+    inverse = 1.0 / area
+    ax, ay = (y1 - y2) * inverse, (x2 - x1) * inverse
+    bx, by = (y2 - y0) * inverse, (x0 - x2) * inverse
+    rate = ax * (q0 - q2) + bx * (q1 - q2)
+    return first, last, (ax, bx, ay, by, rate, low, high, x2, y2, q2, q0 - q2, q1 - q2)
+
+
+@inlined_kernel
+def row_span(edges: tuple[float, ...], row: int) -> tuple[int, int, float]:
+    """Columns (first, last) of a row whose centres lie in the triangle, and q at column 0."""
+    ax, bx, ay, by, _, low, high, x2, y2, q2, q02, q12 = edges
+    y = row + 0.5 - y2
+    a = ax * (0.5 - x2) + ay * y
+    b = bx * (0.5 - x2) + by * y
+    for value, rate in ((a, ax), (b, bx), (1.0 - a - b, -ax - bx)):
         if rate > 0.0:
             low = max(low, np.ceil(-value / rate))
         elif rate < 0.0:
             high = min(high, np.floor(-value / rate))
         elif value < 0.0:
             high = low - 1.0
-    return low, high
+    return int(low), int(high), q2 + a * q02 + b * q12

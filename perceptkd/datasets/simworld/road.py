@@ -107,6 +107,7 @@ class Road:
         self._build_table(np.array([rng.uniform(500, 1500), rng.uniform(500, 1500)]))
         self.junctions = self._place_junctions(rng)
         self.crossings = self._place_crossings(rng)
+        self.stops = self._place_stops(rng)
 
     def _build_table(self, origin: np.ndarray) -> None:
         count = round((self.s_max - self.s_min) / TABLE_STEP_M)
@@ -134,6 +135,17 @@ class Road:
             if rng.random() < 0.5:
                 crossings.append((junction.end + 1.0, junction.end + 4.5))
         return tuple(crossings)
+
+    def _place_stops(self, rng: np.random.Generator) -> tuple[tuple[float, int], ...]:
+        """Bus shelters as (s, side: left +1, right -1)."""
+        stops = []
+        for side in (1, -1):
+            for start in np.arange(self.s_min + 30, self.s_max - 70, 95.0):
+                s = float(start + rng.uniform(0, 40))
+                joins = [(j.start, j.end) for j in self.junctions if (j.left if side > 0 else j.right)]
+                if not any(a - 6 < s < b + 6 for a, b in [*joins, *self.crossings]):
+                    stops.append((s, side))
+        return tuple(stops)
 
     def heading(self, s: np.ndarray) -> np.ndarray:
         """Direction of the centre line, radians."""

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 
 from .agents import Agent
 from .calibration import RIG
 from .ego import EgoDrive, draw_ego_travel
+from .kernel import kernel
 from .mesh import Mesh, join_meshes
 from .motion import Fleet
 from .road import Road
+from .shade_ground import GroundPlan, plan_ground
 from .spec import WorldSpec
 from .street import build_street
 from .traffic import populate
@@ -51,7 +52,9 @@ class Scene:
         self.road = Road(spec, float(travel.distance(spec.duration_s)))
         self.drive = EgoDrive(spec, self.road, travel)
         self.weather: Weather = draw_weather(spec)
-        self._static, self._static_s, self.lamps = build_street(spec, self.road)
+        self._static, self._static_s, self.lamps, character = build_street(spec, self.road)
+        paved = character in ("downtown", "industrial")
+        self.ground_plan: tuple[GroundPlan, np.ndarray, np.ndarray] = plan_ground(self.road, paved=paved)
         self._build_agents(populate(spec, self.road, self.drive))
         self.description = describe(self)
         per_keyframe = spec.sweeps_between + 1
@@ -96,7 +99,8 @@ class Scene:
         low, high = np.searchsorted(self._static_s, [s - VIEW_M, s + VIEW_M])
         static = self._static[low:high]
         ground, yaw = self._fleet.pose(t)
-        shapes = self._shapes
+        near = np.hypot(*(ground[:, :2] - self.ego_pose(t)[:2, 3]).T) < VIEW_M
+        shapes = self._shapes[np.flatnonzero(near[self._shapes.owner])]
         moved = place_agents(shapes.corners, shapes.owner, ground, np.cos(yaw), np.sin(yaw))
         none = np.zeros(len(static), np.int32)
         return Snapshot(
@@ -109,7 +113,7 @@ class Scene:
         )
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def place_agents(
     corners: np.ndarray, owner: np.ndarray, ground: np.ndarray, cosine: np.ndarray, sine: np.ndarray
 ) -> np.ndarray:

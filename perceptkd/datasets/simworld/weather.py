@@ -85,7 +85,7 @@ def _look(name: str, rng: np.random.Generator) -> dict:
                       exposure=0.80 * gain, noise=2.5)  # fmt: skip
     if name == "rain":
         return _light((0.20, 0.20, 0.21), (0.50, 0.53, 0.58), (0.40, 0.44, 0.50), (0.56, 0.60, 0.65),
-                      fog_density=0.0065, shadow_softness_m=0.8, cloud=1.0, exposure=0.82 * gain, noise=4.0,
+                      fog_density=0.0045, shadow_softness_m=0.8, cloud=1.0, exposure=0.66 * gain, noise=4.0,
                       wetness=1.0, rain=rng.uniform(0.6, 1.0), lidar_loss=0.07)  # fmt: skip
     if name == "night":
         return _light((0.010, 0.011, 0.015), (0.016, 0.018, 0.026), (0.006, 0.008, 0.018), (0.030, 0.028, 0.034),
