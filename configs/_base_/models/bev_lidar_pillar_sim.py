@@ -19,6 +19,7 @@ model = dict(
             feat_channels=[64],
             voxel_size=[1.2, 1.2, 8.0],
             point_cloud_range={{_base_.point_cloud_range}},
+            norm_cfg=dict(type="BN1d", eps=1e-3, momentum=0.05),
             legacy=False,
         ),
         middle_encoder=dict(type="mmdet3d.PointPillarsScatter", in_channels=64, output_shape=[80, 80]),

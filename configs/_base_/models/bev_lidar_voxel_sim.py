@@ -19,10 +19,11 @@ model = dict(
             in_channels=5,
             sparse_shape=[21, 320, 320],
             order=("conv", "norm", "act"),
+            norm_cfg=dict(type="BN1d", eps=1e-3, momentum=0.05),
             base_channels=16,
             output_channels=32,
-            encoder_channels=((16,), (32, 32), (64, 64)),
-            encoder_paddings=((1,), (1, 1), (1, 1)),
+            encoder_channels=((16,), (32, 32), (64,)),
+            encoder_paddings=((1,), (1, 1), (1,)),
         ),
     ),
 )

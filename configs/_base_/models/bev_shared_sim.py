@@ -24,7 +24,12 @@ model = dict(
     channels_last=True,
     data_preprocessor=dict(type="perceptkd.BEVDataPreprocessor", channels_last=True),
     backbone=dict(
-        type="mmdet3d.SECOND", in_channels=64, out_channels=[64, 128], layer_nums=[2, 2], layer_strides=[1, 2]
+        type="mmdet3d.SECOND",
+        in_channels=64,
+        out_channels=[64, 128],
+        layer_nums=[2, 2],
+        layer_strides=[1, 2],
+        norm_cfg=dict(type="BN", eps=1e-3, momentum=0.05),  # the usual 0.01 needs longer schedules than these
     ),
     neck=dict(
         type="mmdet3d.SECONDFPN",
@@ -32,6 +37,7 @@ model = dict(
         out_channels=[64, 64],
         upsample_strides=[1, 2],
         use_conv_for_no_stride=True,
+        norm_cfg=dict(type="BN", eps=1e-3, momentum=0.05),
     ),
     bbox_head=dict(
         type="perceptkd.BEVCenterHead",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from mmdet3d.models.dense_heads import CenterHead
 from mmengine.structures import InstanceData
-from torch import Tensor
+from torch import Tensor, nn
 
 from perceptkd.models.bev.center_targets import CenterTargets, build_center_targets
 from perceptkd.registry import MODELS
@@ -42,10 +42,14 @@ class BEVCenterHead(CenterHead):
         self.register_buffer("dataset_label_to_task", to_dataset.argsort(), persistent=False)
 
     def init_weights(self) -> None:
-        """Initialise the task heads too: MMEngine skips a ModuleList, so upstream never sets their heatmap bias."""
+        """Also set the bias of the heatmaps, which upstream never does: MMEngine does not look into a ModuleList.
+
+        The other weights of the task heads keep PyTorch's default, as upstream's do in effect. The Kaiming
+        initialisation that ``SeparateHead`` asks for would give its last layers outputs with a deviation of about 5.
+        """
         super().init_weights()
         for task_head in self.task_heads:
-            task_head.init_weights()
+            nn.init.constant_(task_head.heatmap[-1].bias, task_head.init_bias)
 
     def get_targets(self, batch_gt_instances_3d: Sequence[InstanceData]) -> list[CenterTargets]:
         """Targets of every task for a batch (see :func:`build_center_targets`)."""

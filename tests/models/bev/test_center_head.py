@@ -178,5 +178,7 @@ def test_unequal_class_lists_are_refused() -> None:
 def test_initialisation_sets_the_heatmap_bias() -> None:
     head = make_head()
     head.init_weights()
+    scores = torch.cat([task[0]["heatmap"].flatten() for task in head_maps(head)]).sigmoid()
+    assert 0.05 < scores.mean() < 0.2
     for task_head in head.task_heads:
         torch.testing.assert_close(task_head.heatmap[-1].bias, torch.full_like(task_head.heatmap[-1].bias, -2.19))
