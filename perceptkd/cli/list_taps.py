@@ -93,8 +93,8 @@ def describe_leaves(output: Any, index: str = "") -> list[tuple[str, str]]:
 def tap_lines(model: nn.Module, outputs: Mapping[str, list[Any]] | None, *, pattern: str = "") -> Iterator[str]:
     """One line per module, or per tensor a module returned: tap, class, shape and number of calls."""
     for path, module in model.named_modules():
-        if not path or not re.search(pattern, path):
-            continue
+        if not path or isinstance(module, nn.ModuleList | nn.ModuleDict) or not re.search(pattern, path):
+            continue  # lists of modules are never called themselves
         kind = type(module).__name__
         if outputs is None:
             yield f"{path:<60} {kind}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
@@ -143,8 +144,9 @@ def command(arguments: Sequence[str] | None = None) -> None:
         tta=parsed.tta,
         launcher=parsed.launcher,
     )
-    for name, value in metrics.items():
-        print(f"{name}: {value:.4f}")
+    if is_main_process():
+        for name, value in metrics.items():
+            print(f"{name}: {value}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

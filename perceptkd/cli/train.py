@@ -19,6 +19,7 @@ from perceptkd.cli.arguments import (
     run_command,
     set_local_rank,
 )
+from perceptkd.engine.distributed import prepare_cpu_processes
 from perceptkd.engine.student import load_config
 
 OUR_AMP = "perceptkd.AmpOptimWrapper"
@@ -88,6 +89,7 @@ def build_runner(
         _enable_amp(config)
     if auto_scale_lr:
         _enable_lr_scaling(config)
+    prepare_cpu_processes(config)
     _separate_runs(config)
     return Runner.from_cfg(config)
 

@@ -1,0 +1,34 @@
+"""Several processes on a machine without a GPU, for which MMEngine's launcher and wrapper insist on one."""
+
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import is_distributed
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODEL_WRAPPERS
+from torch import distributed
+
+
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """``MMDistributedDataParallel`` without device numbers, which torch refuses for a model on the CPU."""
+
+    def __init__(self, module: torch.nn.Module, *, device_ids: Any = None, **kwargs: Any) -> None:
+        super().__init__(module, device_ids=None, **kwargs)
+
+
+def prepare_cpu_processes(config: Config) -> None:
+    """Join the processes over gloo and choose our wrapper, if the config asks for several and there is no GPU.
+
+    Call it before the Runner is built. The launcher's environment (RANK, WORLD_SIZE, MASTER_ADDR, ...) must be set.
+    """
+    if config.get("launcher", "none") == "none" or torch.cuda.is_available():
+        return
+    if not is_distributed():
+        distributed.init_process_group("gloo")
+    config.model_wrapper_cfg = {
+        "type": CPUDistributedDataParallel.__name__,
+        "broadcast_buffers": False,
+        "find_unused_parameters": config.get("find_unused_parameters", False),
+    }

@@ -1,0 +1,65 @@
+"""Errors of users are one sentence and status 2; faults of ours keep their traceback."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from perceptkd.cli.arguments import ConfigOptions, UserError, check_data, run_command
+
+
+def raising(error: Exception):
+    def command(arguments: object) -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (UserError("weights must be positive"), "error: weights must be positive\n"),
+        (ImportError('run "pip install wandb"'), 'error: run "pip install wandb"\n'),
+        (
+            FileNotFoundError(2, "No such file", "data/simworld/nuscenes/x.pkl"),
+            "error: data/simworld/nuscenes/x.pkl does not exist: write it with "
+            "python tools/create_data.py simworld --out data/simworld\n",
+        ),
+    ],
+)
+def test_user_errors(capsys: pytest.CaptureFixture, error: Exception, sentence: str) -> None:
+    assert run_command(raising(error)) == 2
+    assert capsys.readouterr().err == sentence
+
+
+def test_faults_of_ours_are_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command(raising(ZeroDivisionError()))
+
+
+def test_status_is_passed_on() -> None:
+    assert run_command(lambda arguments: 1) == 1
+    assert run_command(lambda arguments: None) == 0
+
+
+def test_options_take_nested_literals() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=ConfigOptions)
+    parsed = parser.parse_args(["--cfg-options", "a.b=[{'type': 'X'}]", "c=1e-3", "d=[1,2]", "model.distill=False"])
+    assert parsed.cfg_options == {"a.b": [{"type": "X"}], "c": 0.001, "d": [1, 2], "model.distill": False}
+
+
+def loader(**dataset: object) -> dict:
+    return {"dataset": {"type": "perceptkd.SeededDataset", "dataset": {"type": "X", **dataset}}}
+
+
+def test_missing_data_are_found_inside_wrappers(tmp_path: Path) -> None:
+    missing = Config({"train_dataloader": loader(data_root=f"{tmp_path}/data/simworld/nuscenes", ann_file="a.pkl")})
+    with pytest.raises(UserError, match=r"nuscenes/a\.pkl does not exist: write it with .* --out .*data/simworld$"):
+        check_data(missing, stages=("train",))
+    check_data(missing, stages=("test",))
+    (tmp_path / "a.pkl").touch()
+    check_data(Config({"train_dataloader": loader(data_root=str(tmp_path), ann_file="a.pkl")}), stages=("train",))
+    remote = loader(ann_file="s3://bucket/a.pkl")
+    check_data(Config({"train_dataloader": remote}), stages=("train",))

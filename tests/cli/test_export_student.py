@@ -1,0 +1,84 @@
+"""An exported student of upstream classes loads where perceptkd does not exist."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from perceptkd.cli.export_student import export_student, main
+from perceptkd.engine.student import student_config
+
+# What a user of mmdet writes; the maintained fork wants compiled ops at import, so a stub stands in for them here.
+PLAIN_MMDET = """
+    import sys, types
+    sys.modules["perceptkd"] = None
+    class Ops(types.ModuleType):
+        __file__ = "no compiled ops"
+        def __getattr__(self, name):
+            return None
+    sys.modules["mmcv._ext"] = Ops("mmcv._ext")
+    import torch
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+    config = Config.fromfile("student.py")
+    init_default_scope(config.default_scope)
+    model = MODELS.build(config.model)
+    checkpoint = torch.load("student.pth", weights_only=True)
+    print(model.load_state_dict(checkpoint["state_dict"], strict=True), checkpoint["meta"]["dataset_meta"]["classes"])
+    assert not any(name.startswith("perceptkd") and module for name, module in sys.modules.items())
+"""
+
+
+@pytest.mark.parametrize("name", ["epoch_1.pth", "epoch_1_student.pth"])
+def test_loads_strictly_without_perceptkd(tiny_folder: Path, distilled_run: Path, tmp_path: Path, name: str) -> None:
+    assert main([str(tiny_folder / "distill.py"), str(distilled_run / name), "--out", str(tmp_path)]) == 0
+    script = textwrap.dedent(PLAIN_MMDET)
+    result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "<All keys matched successfully> ('brick', 'leaf')" in result.stdout
+
+
+def test_weights_are_those_of_the_checkpoint(tiny_folder: Path, distilled_run: Path, tmp_path: Path) -> None:
+    weights, _ = export_student(tiny_folder / "distill.py", distilled_run / "epoch_1.pth", out=tmp_path)
+    exported = torch.load(weights, weights_only=True)["state_dict"]
+    full = torch.load(distilled_run / "epoch_1.pth", weights_only=False)["state_dict"]
+    assert all(torch.equal(value, full[f"student.{key}"]) for key, value in exported.items())
+
+
+def test_weights_that_do_not_fit_write_nothing(
+    tiny_folder: Path, distilled_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = [str(tiny_folder / "distill.py"), str(distilled_run / "epoch_1.pth"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--cfg-options", "model.student.neck.num_outs=4"]) == 2
+    assert "does not fit this config's model" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_students_of_ours_import_us() -> None:
+    model = {"type": "perceptkd.DistillModel", "student": {"type": "perceptkd.BEVDetector"}, "distillers": []}
+    config = student_config(Config({"model": model, "default_scope": "mmdet3d"}))
+    assert config.custom_imports.imports == ["perceptkd.registry"]
+    assert not config.custom_imports.allow_failed_imports
+
+
+def test_students_of_mmdet3d_ask_for_compat_where_it_is() -> None:
+    config = student_config(Config({"model": {"type": "VoxelNet"}, "default_scope": "mmdet3d"}))
+    assert config.custom_imports.imports == ["perceptkd.compat"]
+    assert config.custom_imports.allow_failed_imports
+
+
+def test_a_student_given_by_path_brings_its_scope() -> None:
+    student = "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py"
+    model = {"type": "perceptkd.DistillModel", "student": student, "distillers": []}
+    config = student_config(Config({"model": model, "default_scope": "mmdet3d"}))
+    assert (config.model.type, config.default_scope) == ("RetinaNet", "mmdet")
+    assert config.get("custom_imports") is None
+
+
+def test_a_preprocessor_at_the_top_comes_along() -> None:
+    config = student_config(Config({"model": {"type": "RetinaNet"}, "data_preprocessor": {"type": "X"}}))
+    assert config.model.data_preprocessor == {"type": "X"}

@@ -1,0 +1,45 @@
+"""The scripts for several processes, on two of them without a GPU."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perceptkd.cli.test import evaluate
+from perceptkd.engine.checkpoints import recorded_metrics
+
+
+def run(repository: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a script of tools/ with a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "PYTHON": sys.executable, "PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
+    command = ["bash", str(repository / "tools" / script), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate(repository: Path, tmp_path: Path) -> None:
+    config = str(repository / "tests/assets/tiny_coco/retinanet.py")
+    options = ("--cfg-options", "train_cfg.max_epochs=1")
+    result = run(repository, "dist_train.sh", config, "2", "--work-dir", str(tmp_path / "train"), *options)
+    assert result.returncode == 0, result.stderr
+    checkpoint = tmp_path / "train/epoch_1.pth"
+    result = run(repository, "dist_test.sh", config, str(checkpoint), "2", "--work-dir", str(tmp_path / "test"))
+    assert result.returncode == 0, result.stderr
+    alone = evaluate(config, checkpoint, work_dir=str(tmp_path / "alone"))
+    assert recorded_metrics(checkpoint) == pytest.approx(alone)
+    printed = [line.split(": ") for line in result.stdout.splitlines() if line.startswith("coco/")]
+    assert {name: float(value) for name, value in printed} == pytest.approx(alone)
+    assert len(printed) == len(alone)  # by one of the two
+
+
+@pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh"])
+def test_usage_is_explained(repository: Path, script: str) -> None:
+    result = run(repository, script)
+    assert result.returncode == 2
+    assert result.stderr.startswith("usage: ")
