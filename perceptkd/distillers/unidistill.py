@@ -67,7 +67,7 @@ def sample_points(
     # grid_sample wants the same number of rows per sample: pad, and drop the padding again below.
     counts = torch.bincount(sample_index, minlength=len(bev_map))
     slot = torch.arange(len(points), device=points.device) - (counts.cumsum(0) - counts)[sample_index]
-    grid = points.new_zeros(len(bev_map), max(1, int(counts.max())), points.shape[1], 2)
+    grid = points.new_zeros(len(bev_map), int(counts.max()), points.shape[1], 2)
     grid[sample_index, slot] = normalised
     sampled = F.grid_sample(bev_map.to(points.dtype), grid, align_corners=False)
     return sampled.permute(0, 2, 3, 1)[sample_index, slot]
@@ -269,8 +269,8 @@ class UniDistill(Distiller):
         self.cls_mode = cls_mode
         self.heatmap_key = heatmap_key
         self.reg_keys = tuple(reg_keys)
-        self.probability = {"temperature": temperature, "clamp": clamp}
-        self.gaussian = {"overlap": overlap, "min_radius": min_radius}
+        self.probability: dict[str, Any] = {"temperature": temperature, "clamp": clamp}
+        self.gaussian: dict[str, Any] = {"overlap": overlap, "min_radius": min_radius}
         self.eps = eps
         self.legacy = legacy
 
@@ -316,7 +316,7 @@ class UniDistill(Distiller):
         def at_cells(head: Mapping[str, list[Tensor]], keys: Sequence[str]) -> Tensor:
             return torch.cat([task.permute(0, 2, 3, 1)[cells].float() for key in keys for task in head[key]], dim=1)
 
-        average = {"total_weight": all_reduce_mean(mask.sum()), "eps": self.eps}
+        average: dict[str, Any] = {"total_weight": all_reduce_mean(mask.sum()), "eps": self.eps}
         own = {"temperature": 1.0, "clamp": 1e-4} if self.legacy else self.probability
         terms = {
             "response_cls": response_loss(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
@@ -87,8 +88,8 @@ def _draw_ground(panel: Axes, points: Any, range_m: float) -> None:
     for radius in range(step, int(range_m * math.sqrt(2)), step):
         panel.add_patch(Circle((0, 0), radius, fill=False, edgecolor="#d0d4da", linewidth=0.7, zorder=1))
         if radius < range_m:
-            style = {"color": "#5f6873", "fontsize": 7, "ha": "center", "va": "center", "zorder": 2}
-            ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8}
+            style: dict[str, Any] = {"color": "#5f6873", "fontsize": 7, "ha": "center", "va": "center", "zorder": 2}
+            ground: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8}
             panel.text(0, -radius, f"{radius} m", bbox=ground, **style)
     width, length = EGO_SIZE_M
     nose = [(-width / 2, -length / 2), (-width / 2, length / 4), (0, length / 2), (width / 2, length / 4)]
@@ -102,17 +103,17 @@ def _draw_boxes(panel: Axes, boxes: DrawnBoxes) -> None:
     if not len(boxes):
         return
     colours = [class_colour(int(label)) for label in boxes.labels]
-    outline = boxes.footprints
+    outline = list(boxes.footprints)
     panel.add_collection(PolyCollection(outline, facecolors=colours, alpha=0.35, zorder=3))
     panel.add_collection(PolyCollection(outline, facecolors="none", edgecolors=colours, linewidths=1.4, zorder=4))
-    heading = np.stack((outline.mean(axis=1), outline[:, 2:].mean(axis=1)), axis=1)
+    heading = [(corners.mean(axis=0), corners[2:].mean(axis=0)) for corners in outline]
     panel.add_collection(LineCollection(heading, colors=colours, linewidths=1.4, zorder=4))
 
 
 def _draw_against_truth(panel: Axes, name: str, boxes: DrawnBoxes, truth: DrawnBoxes, distance_m: float) -> None:
     right, found = match_boxes(boxes, truth, distance_m=distance_m)
     for kept, colour, style in ((found, TRUTH_COLOUR, "solid"), (~found, MISSED_COLOUR, (0, (3, 2)))):
-        outline = truth.select(kept).footprints
+        outline = list(truth.select(kept).footprints)
         panel.add_collection(
             PolyCollection(outline, facecolors="none", edgecolors=colour, linewidths=1.1, linestyles=[style], zorder=5)
         )
@@ -122,7 +123,7 @@ def _draw_against_truth(panel: Axes, name: str, boxes: DrawnBoxes, truth: DrawnB
 
 def _add_legend(figure: Figure, drawn: Mapping[str, DrawnBoxes], class_names: Sequence[str], distance_m: float) -> None:
     labels = sorted({int(label) for boxes in drawn.values() for label in boxes.labels if label >= 0})
-    handles = [
+    handles: list[Artist] = [
         Patch(facecolor=class_colour(label), alpha=0.6, label=class_names[label] if class_names else f"class {label}")
         for label in labels
     ]

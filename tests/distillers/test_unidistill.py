@@ -161,6 +161,11 @@ class TestFeatureAndRelation:
         together = relation_loss(student, teacher, num_boxes=3, scope="inter", sample_index=torch.tensor([0, 0, 0]))
         assert apart == pytest.approx(0, abs=1e-6)
         assert together.item() == pytest.approx(4 / 9, rel=1e-3)
+        pair_and_single = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]).unsqueeze(1)
+        one_in_two = relation_loss(
+            pair_and_single, teacher, num_boxes=3, scope="inter", sample_index=torch.tensor([0, 0, 1])
+        )
+        assert one_in_two.item() == pytest.approx((1 / 2 + 1 / 2 + 0) / 3, rel=1e-3)
         with pytest.raises(ValueError, match="sample_index"):
             relation_loss(student, teacher, num_boxes=3, scope="inter")
 
@@ -209,10 +214,16 @@ class TestMask:
         assert mask_of(torch.cat((box(10, 5), box(10.6, 5)))).sum().item() == pytest.approx(2.885274, abs=1e-6)
 
     @pytest.mark.parametrize(
-        ("centre", "total"), [((-54.2, 0), 1.44264), ((54.2, 0), 0.17197), ((0, -54.9), 0.17197), ((-60, 0), 0.0)]
+        ("centre", "total"),
+        [((-54.2, 0), 1.44264), ((54.2, 0), 0.17197), ((0, 54.2), 0.17197), ((0, -54.9), 0.17197), ((-60, 0), 0.0)],
     )
     def test_edges_of_the_map(self, centre: tuple[float, float], total: float) -> None:
         assert mask_of(box(*centre)).sum().item() == pytest.approx(total, abs=1e-5)
+
+    def test_nothing_spills_into_the_next_sample(self) -> None:
+        mask = gaussian_mask(box(0, 53.9), torch.tensor([0]), shape=(2, 180, 180), extent=EXTENT)
+        assert mask[0].max() == 1
+        assert mask[1].max() == 0
 
     def test_first_column_collects_centres_just_outside(self) -> None:
         assert mask_of(box(-54.2, 0))[:, 0].max() == 1

@@ -161,3 +161,17 @@ def test_heads_on_other_grids_or_areas_raise(maps: tuple, make_taps: Make, make_
 def test_wrong_options_raise(options: dict) -> None:
     with pytest.raises(ValueError):
         UniDistill(**options)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("legacy", [False, True])
+def test_cuda_agrees_with_the_cpu(maps: tuple, make_taps: Make, make_step: Make, legacy: bool) -> None:
+    results = []
+    for device in ("cpu", "cuda"):
+        student, teacher = (side.detach().to(device).requires_grad_() for side in maps)
+        taps = [make_taps(side, side, head_of(side)) for side in (student, teacher)]
+        terms = UniDistill(legacy=legacy).loss(*taps, make_step(BOXES))
+        (gradient,) = torch.autograd.grad(sum(terms.values()), student)
+        results.append(({name: value.item() for name, value in terms.items()}, gradient.cpu()))
+    assert results[1][0] == pytest.approx(results[0][0], rel=1e-5)
+    assert torch.allclose(results[1][1], results[0][1], atol=1e-6)
