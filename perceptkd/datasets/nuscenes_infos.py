@@ -20,7 +20,7 @@ from nuscenes.utils.splits import get_scenes_of_split
 from pyquaternion import Quaternion
 from tqdm import tqdm
 
-from perceptkd.datasets.atomic import atomic_path
+from perceptkd.engine.atomic import atomic_path
 
 #: nuScenes' ten detection classes; a label is an index into this tuple.
 CLASSES = (

@@ -1,5 +1,6 @@
 """nuScenes detection metrics by the official evaluator, on the official splits and on splits of a splits.json."""
 
+import json
 import pickle
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -15,8 +16,8 @@ from nuscenes.eval.detection.data_classes import DetectionMetrics
 from nuscenes.eval.detection.evaluate import NuScenesEval
 from nuscenes.nuscenes import NuScenes
 
-from perceptkd.datasets.atomic import write_json
 from perceptkd.datasets.nuscenes_infos import DEFAULT_SPLITS, LIDAR, load_tables
+from perceptkd.engine.atomic import write_text
 from perceptkd.evaluation.nuscenes_boxes import boxes_to_records
 from perceptkd.registry import METRICS
 
@@ -105,7 +106,7 @@ class NuScenesMetric(BaseMetric):
         records = self._collect_records(results, infos["data_list"])
         meta = {f"use_{name}": False for name in ("camera", "lidar", "radar", "map", "external")}
         if self.format_only:
-            write_json(Path(self.out_dir) / "results_nusc.json", {"meta": meta, "results": records})
+            write_text(Path(self.out_dir) / "results_nusc.json", json.dumps({"meta": meta, "results": records}))
             return {}
         version = infos["metainfo"]["version"]
         split = self.split or infos["metainfo"].get("split") or DEFAULT_SPLITS[version][-1]
@@ -159,7 +160,7 @@ class NuScenesMetric(BaseMetric):
         """The official metrics, and the classes that have ground truth within their range."""
         with TemporaryDirectory() as folder:
             path = Path(folder) / "results_nusc.json"
-            write_json(path, submission)
+            path.write_text(json.dumps(submission))
             evaluator = NuScenesEval(
                 tables, config=self.config, result_path=str(path), eval_set=split, output_dir=folder, verbose=False
             )
@@ -168,8 +169,8 @@ class NuScenesMetric(BaseMetric):
         if not present:
             raise ValueError(f"split {split} of {self.data_root} has no ground truth box: there is nothing to evaluate")
         if self.out_dir is not None:
-            write_json(Path(self.out_dir) / "results_nusc.json", submission)
-            write_json(Path(self.out_dir) / "metrics_summary.json", metrics.serialize(), indent=2)
+            write_text(Path(self.out_dir) / "results_nusc.json", json.dumps(submission))
+            write_text(Path(self.out_dir) / "metrics_summary.json", json.dumps(metrics.serialize(), indent=2))
         return metrics, present
 
 

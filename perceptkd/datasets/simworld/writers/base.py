@@ -22,7 +22,6 @@ import cv2
 import numba
 from tqdm import tqdm
 
-from perceptkd.datasets.atomic import write_json
 from perceptkd.datasets.simworld.spec import WorldSpec
 from perceptkd.datasets.simworld.writers.plan import (
     MANIFEST,
@@ -31,6 +30,7 @@ from perceptkd.datasets.simworld.writers.plan import (
     check_same_world,
     read_manifest,
 )
+from perceptkd.engine.atomic import write_text
 
 ROWS_FOLDER = ".scenes"
 ROWS_FILE = "rows.json"
@@ -69,16 +69,16 @@ def write_world(
     specs = plan.scenes()
     todo = {name: spec for name, spec in specs.items() if not rows_path(root, name).is_file()}
     _check_space(root, len(todo) * plan.num_keyframes * bytes_per_keyframe)
-    write_json(root / MANIFEST, manifest, indent=2)
+    write_text(root / MANIFEST, json.dumps(manifest, indent=2))
     try:
         _write_scenes(todo, root, write_scene, workers=workers, num_done=len(specs) - len(todo))
         rows = {name: json.loads(rows_path(root, name).read_text()) for name in specs}
         finish(plan, root, rows)
         digest = hashlib.sha256("".join(rows[name]["digest"] for name in specs).encode()).hexdigest()
         manifest["hash"] = digest
-        write_json(root / MANIFEST, manifest, indent=2)
+        write_text(root / MANIFEST, json.dumps(manifest, indent=2))
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if not _is_disk_full(error):
             raise
         complete = sum(rows_path(root, name).is_file() for name in specs)
         raise WorldError(
@@ -87,6 +87,11 @@ def write_world(
         ) from error
     shutil.rmtree(root / ROWS_FOLDER)
     return manifest
+
+
+def _is_disk_full(error: OSError) -> bool:
+    """Whether the disk was full, for an error of the system or one that explains it."""
+    return any(isinstance(e, OSError) and e.errno in NO_SPACE for e in (error, error.__cause__))
 
 
 def rows_path(root: Path, scene_name: str) -> Path:

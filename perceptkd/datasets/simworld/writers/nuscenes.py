@@ -5,6 +5,7 @@ annotations within 80 m of the car, and camera images at the moment when the LiD
 radars and no camera sweeps, and every scene has a log and a map mask of its own.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import numpy as np
 from nuscenes.utils.data_classes import Box
 from pyquaternion import Quaternion
 
-from perceptkd.datasets.atomic import write_json
 from perceptkd.datasets.nuscenes_infos import create_nuscenes_infos, info_path
 from perceptkd.datasets.simworld import RIG, Scene, WorldSpec, build_scene, cast_lidar, render_camera
 from perceptkd.datasets.simworld.calibration import CAMERAS, LIDAR
@@ -29,6 +29,7 @@ from perceptkd.datasets.simworld.writers.nuscenes_tables import (
     write_tables,
 )
 from perceptkd.datasets.simworld.writers.plan import MINI, WorldPlan
+from perceptkd.engine.atomic import write_text
 
 ANNOTATION_RANGE_M = 80.0
 JPEG_QUALITY = 90
@@ -65,7 +66,7 @@ def finish_nuscenes(plan: WorldPlan, root: Path, rows: dict[str, dict[str, Any]]
     write_tables(root / plan.version, rows.values())
     if plan.version != MINI:
         splits = {split: list(names) for split, names in plan.splits.items()}
-        write_json(root / plan.version / "splits.json", splits, indent=2)
+        write_text(root / plan.version / "splits.json", json.dumps(splits, indent=2))
     create_nuscenes_infos(root, plan.version, splits=_nonempty_splits(plan))
 
 

@@ -1,12 +1,13 @@
 """The nuScenes tables that do not depend on a scene, tokens, and the assembly of all tables from the scenes' rows."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from perceptkd.datasets.atomic import write_json
 from perceptkd.datasets.simworld.calibration import CAMERAS, LIDAR
+from perceptkd.engine.atomic import write_text
 
 Row = dict[str, Any]
 
@@ -111,6 +112,6 @@ def write_tables(folder: Path, scenes: Iterable[Mapping[str, list[Row]]]) -> Non
     """Writes the 13 tables, the scenes' rows one after the other."""
     scenes = list(scenes)
     for name, rows in static_tables().items():
-        write_json(folder / f"{name}.json", rows, indent=0)
+        write_text(folder / f"{name}.json", json.dumps(rows, indent=0))
     for name in SCENE_TABLES:
-        write_json(folder / f"{name}.json", [row for scene in scenes for row in scene[name]], indent=0)
+        write_text(folder / f"{name}.json", json.dumps([row for scene in scenes for row in scene[name]], indent=0))

@@ -132,6 +132,21 @@ def test_full_disk_leaves_whole_scenes_and_says_how_to_go_on(tmp_path):
     assert "hash" not in json.loads((root / "world.json").read_text())
 
 
+def test_full_disk_while_the_tables_are_written(tmp_path):
+    def finish(plan, root, rows):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    plan = plan_mini(2, num_keyframes=1)
+    with pytest.raises(WorldError, match="2 of 2 scenes are complete and kept"):
+        write_world(plan, tmp_path / "w", write_scene=fake_scene, finish=finish, bytes_per_keyframe=1)
+
+
+def test_other_errors_of_the_system_are_not_called_a_full_disk(tmp_path):
+    denied = PermissionError(errno.EACCES, "Permission denied")
+    with pytest.raises(PermissionError):
+        write_fake(tmp_path / "w", write_scene=fail_at("scene-0061", denied))
+
+
 def test_full_disk_in_a_worker_process(tmp_path):
     with pytest.raises(WorldError, match=r"disk of .* is full: .* of 3 scenes are complete"):
         write_fake(tmp_path / "w", write_scene=disk_full, workers=2)
