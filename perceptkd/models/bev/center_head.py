@@ -1,8 +1,9 @@
 """mmdet3d's CenterHead with vectorised targets, losses out of place and in fp32, and labels matched by name.
 
 What is wrong with upstream's here: ``clip_sigmoid`` and ``preds_dict['heatmap'] = ...`` overwrite what a tap has
-stored; a box costs about a millisecond of Python; labels must be numbered in the order of the tasks; in bf16
-``1 - 1e-4`` rounds to 1 and the focal loss has an infinite gradient; a NaN velocity makes the loss NaN.
+stored; targets cost 0.3 ms of Python a box (45 ms a step, here 1 ms); labels must be numbered in the order of the
+tasks; in bf16 ``1 - 1e-4`` rounds to 1, where the gradient of the focal loss explodes; a NaN velocity makes the loss
+NaN.
 """
 
 from __future__ import annotations
