@@ -50,7 +50,7 @@ class Distillation(nn.ModuleDict):
         self.teachers: dict[str, Teacher] = {}
         with isolated_random_state(self.seed):
             for config in distillers:
-                self._insert(config if isinstance(config, Distiller) else DISTILLERS.build(config))
+                self._insert(config if isinstance(config, Distiller) else _build_distiller(config))
             self._build_teachers(student, teachers)
             self._build_adapters(student, dry_batch)
         self.student_taps = TapCollector(student, self._student_specs(), owner="student")
@@ -211,3 +211,13 @@ class Distillation(nn.ModuleDict):
             distiller.build_adapters(*sides)
             rows += adapter_table(distiller, *sides)
         print_log(f"Adapters:\n{format_table(rows)}", "current")
+
+
+def _build_distiller(config: Mapping[str, Any]) -> Distiller:
+    """Build by type, whatever the default scope is: distillers are nobody's but ours."""
+    options = dict(config)
+    kind = options.pop("type")
+    found = DISTILLERS.get(kind)
+    if found is None:
+        raise KeyError(f"There is no distiller '{kind}'; there are {', '.join(sorted(DISTILLERS.module_dict))}")
+    return found(**options)
