@@ -73,7 +73,6 @@ def compare(
     options = dict(options or {})
     config = Config.fromfile(config_path)
     config.merge_from_dict(options)
-    metric = config.default_hooks.checkpoint.save_best
     folder = folder / Path(config_path).stem
     splits = (split,)
     teachers = ensure_teachers(config, folder, splits)
@@ -85,6 +84,9 @@ def compare(
         if equal_time is not None:
             longer = Job("control-equal-time", config_path, seed, folder, control, splits, schedule_factor=equal_time)
             runs.setdefault("control_equal_time", {})[seed] = run_job(longer)
+    metric = config.default_hooks.checkpoint.save_best
+    if metric == "auto":
+        metric = next(iter(runs["control"][seeds[0]][split]))
     result = summarise(config_path, config.get("task", "detection"), metric, split, teachers, runs)
     jobs = {"teacher": teachers, **runs}
     result["runs"] = {name: str(Path(next(iter(group.values()))["checkpoint"]).parent) for name, group in jobs.items()}

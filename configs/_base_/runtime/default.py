@@ -9,8 +9,9 @@ default_hooks = dict(
     logger=dict(type="LoggerHook", interval=50),
     param_scheduler=dict(type="ParamSchedulerHook"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
-    # epoch_N.pth to resume from, epoch_N_student.pth and student.py to use; save_best='<metric>' keeps the best as well
-    checkpoint=dict(type="perceptkd.StudentCheckpointHook", interval=1, max_keep_ckpts=3),
+    # epoch_N.pth to resume from, epoch_N_student.pth and student.py to use; and the best by the
+    # first metric of the evaluator, or by save_best='<metric>'
+    checkpoint=dict(type="perceptkd.StudentCheckpointHook", interval=1, max_keep_ckpts=3, save_best="auto"),
 )
 # exact resume and matched controls (with perceptkd.SeededDataset around the training data), and the progress bar
 custom_hooks = [dict(type="perceptkd.SeedEpochHook"), dict(type="perceptkd.DistillLogHook")]
