@@ -7,7 +7,7 @@ model = dict(
     student={{_base_.model}},
     teachers=dict(
         lidar=dict(
-            config='configs/bev/lidar_voxel_sim.py', checkpoint='work_dirs/teachers/lidar_voxel_sim/epoch_10.pth')),
+            config='configs/bev/lidar_voxel_sim.py', checkpoint='work_dirs/teachers/lidar_voxel_sim/epoch_6.pth')),
     distillers=[
         dict(
             type='perceptkd.UniDistill',
