@@ -23,7 +23,12 @@ MODULE2PACKAGE[SCOPE] = "perceptkd"  # lets configs inherit from 'perceptkd::...
 
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope=SCOPE, locations=["perceptkd.core", "perceptkd.models"])
 DISTILLERS = Registry("distiller", scope=SCOPE, locations=["perceptkd.distillers"])
-DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope=SCOPE, locations=["perceptkd.datasets"])
+DATASETS = Registry(
+    "dataset",
+    parent=MMENGINE_DATASETS,
+    scope=SCOPE,
+    locations=["perceptkd.datasets.nuscenes", "perceptkd.datasets.seeded"],
+)
 TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope=SCOPE, locations=["perceptkd.datasets.transforms"])
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope=SCOPE, locations=["perceptkd.evaluation"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope=SCOPE, locations=["perceptkd.engine"])

@@ -1,3 +1,4 @@
-"""Data sets: the seeded wrapper, info files, the simulated world."""
+"""Data sets: the seeded wrapper, nuScenes and its info files, the simulated world.
 
-from perceptkd.datasets import nuscenes, seeded  # noqa: F401  (registers the data sets)
+Nothing is imported here: the processes that write a world need no mmdet3d.
+"""
