@@ -13,14 +13,27 @@ import numpy as np
 import pytest
 import torch
 
+SLOW_SHARE = 0.5
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", choices=("all", "sample", "none"), default="sample", help="which slow tests to run")
+    parser.addoption("--slow-seed", type=int, default=0, help="chooses the sample of slow tests")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run, with the reason."""
-    if torch.cuda.is_available():
-        return
-    for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    """Skip, with the reason, what this machine cannot run and the slow tests that were not asked for."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    slow = sorted((item for item in items if "slow" in item.keywords), key=lambda item: item.nodeid)
+    mode = config.getoption("--slow")
+    share = {"all": 1.0, "sample": SLOW_SHARE, "none": 0.0}[mode]
+    chosen = random.Random(config.getoption("--slow-seed")).sample(slow, round(len(slow) * share))
+    for item in slow:
+        if item not in chosen:
+            item.add_marker(pytest.mark.skip(reason=f"slow, and not in the sample (--slow={mode}; --slow=all runs it)"))
 
 
 @pytest.fixture(autouse=True)
