@@ -69,7 +69,7 @@ def draw_bev(
             panel.set_title(f"{name}: {len(value)} objects")
         else:
             _draw_against_truth(panel, name, value, visible[TRUTH], match_distance_m)
-    _add_legend(figure, visible, class_names, match_distance_m)
+    _add_legend(figure, visible, class_names, match_distance_m, ncols=3 * columns)
     if title:
         figure.suptitle(title, fontsize=14)
     return save_figure(figure, path)
@@ -121,7 +121,9 @@ def _draw_against_truth(panel: Axes, name: str, boxes: DrawnBoxes, truth: DrawnB
     panel.set_title(f"{name}: found {found.sum()} of {len(found)}, {(~right).sum()} false")
 
 
-def _add_legend(figure: Figure, drawn: Mapping[str, DrawnBoxes], class_names: Sequence[str], distance_m: float) -> None:
+def _add_legend(
+    figure: Figure, drawn: Mapping[str, DrawnBoxes], class_names: Sequence[str], distance_m: float, *, ncols: int
+) -> None:
     labels = sorted({int(label) for boxes in drawn.values() for label in boxes.labels if label >= 0})
     handles: list[Artist] = [
         Patch(facecolor=class_colour(label), alpha=0.6, label=class_names[label] if class_names else f"class {label}")
@@ -136,4 +138,4 @@ def _add_legend(figure: Figure, drawn: Mapping[str, DrawnBoxes], class_names: Se
         Line2D([], [], marker="o", linestyle="none", markersize=3, color=POINT_COLOUR, label="LiDAR points"),
         Line2D([], [], marker="^", linestyle="none", markersize=8, color="#222222", label="vehicle with the sensors"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)), frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)

@@ -22,6 +22,8 @@ EDGES = tuple(
 FRONT_CROSS = ((BOTTOM[2], TOP[3]), (BOTTOM[3], TOP[2]))
 NEAR_M = 0.3
 BAR_PX = 34
+#: Smaller boxes get no name, which would hide them and their neighbours.
+TAGGED_PX = 24
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -66,10 +68,12 @@ def draw_cameras(
         tile = cv2.cvtColor(np.ascontiguousarray(images[camera]), cv2.COLOR_RGB2BGR)
         for name in sorted(drawn, key=lambda name: name != TRUTH):
             overlay_boxes(tile, drawn[name], calibration[camera], colour=colours[name], class_names=class_names)
-        _tag(tile, camera.replace("_", " "), (0, 0), "#222222", scale=0.5)
+        _tag(tile, camera.replace("_", " "), (0, 0), "#222222", scale=0.5 * _zoom(tile.shape[1]))
         tiles.append(cv2.copyMakeBorder(tile, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
     rows = [np.concatenate(_filled(tiles[i : i + columns], columns), axis=1) for i in range(0, len(tiles), columns)]
-    bar = _legend_bar(rows[0].shape[1], drawn, colours, title)
+    width = rows[0].shape[1]
+    zoom = _zoom(tiles[0].shape[1])
+    bar = cv2.resize(_legend_bar(round(width / zoom), drawn, colours, title), (width, round(BAR_PX * zoom)))
     return save_image(np.concatenate([bar, *rows], axis=0), path)
 
 
@@ -108,20 +112,22 @@ def overlay_boxes(
         How many boxes have a corner in the image.
     """
     height, width = image.shape[:2]
+    zoom = _zoom(width)
     pixels, depth = project(boxes.corners, matrix)
     inside = (depth > NEAR_M) & (pixels >= 0).all(axis=-1) & (pixels < (width, height)).all(axis=-1)
     visible = np.flatnonzero(inside.any(axis=1))
     for index in visible[np.argsort(-depth[visible].mean(axis=1))]:
-        thickness = 2 if depth[index].min() < 15 else 1
+        thickness = round((2 if depth[index].min() < 15 else 1) * zoom)
         for start, end in (*EDGES, *FRONT_CROSS):
             segment = _clipped(boxes.corners[index, start], boxes.corners[index, end], matrix)
             if segment is not None:
                 cv2.line(image, *segment, as_bgr(colour), thickness, cv2.LINE_AA)
-        if class_names and boxes.labels[index] >= 0:
+        seen = pixels[index][inside[index]]
+        if class_names and boxes.labels[index] >= 0 and np.ptp(seen, axis=0).max() >= TAGGED_PX * zoom:
             text = class_names[int(boxes.labels[index])]
             text += "" if boxes.scores is None else f" {boxes.scores[index]:.2f}"
-            left, top = pixels[index][inside[index]].min(axis=0)
-            _tag(image, text, (int(left), int(top)), colour)
+            left, top = seen.min(axis=0)
+            _tag(image, text, (int(left), int(top)), colour, scale=0.36 * zoom)
     return len(visible)
 
 
@@ -154,12 +160,17 @@ def _legend_bar(width: int, drawn: Mapping[str, DrawnBoxes], colours: Mapping[st
         left = _write(bar, title, (left, 23), "#000000", scale=0.6) + 30
     for name in drawn:
         cv2.rectangle(bar, (left, 10), (left + 26, 24), as_bgr(colours[name]), -1)
-        left = _write(bar, f"{name}", (left + 34, 23), "#000000", scale=0.55) + 24
+        left = _write(bar, name, (left + 34, 23), "#000000", scale=0.55) + 24
     _write(bar, "crossed face = front", (left, 23), "#666666", scale=0.5)
     return bar
 
 
-def _tag(image: np.ndarray, text: str, corner: tuple[int, int], colour: str, *, scale: float = 0.36) -> None:
+def _zoom(width: int) -> float:
+    """How much larger than on an image 800 pixels wide lines and letters must be."""
+    return max(1.0, width / 800)
+
+
+def _tag(image: np.ndarray, text: str, corner: tuple[int, int], colour: str, *, scale: float) -> None:
     """Writes white text on a coloured ground, standing on ``corner`` and kept inside of the image."""
     (width, height), _ = cv2.getTextSize(text, FONT, scale, 1)
     left = min(corner[0], image.shape[1] - width - 3)
