@@ -1,12 +1,12 @@
 # The teacher of unidistill_lidar2camera_sim.py: configs/bev/lidar_voxel_sim.py on the splits train, tune and report.
 _base_ = [
-    '../_base_/models/bev_lidar_voxel_sim.py',
-    '../_base_/datasets/nuscenes_sim_splits.py',
-    '../_base_/schedules/bev_sim.py',
-    '../_base_/runtime/default.py',
+    "../_base_/models/bev_lidar_voxel_sim.py",
+    "../_base_/datasets/nuscenes_sim_splits.py",
+    "../_base_/schedules/bev_sim.py",
+    "../_base_/runtime/default.py",
 ]
 
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline={{_base_.lidar_train_pipeline}})))
 val_dataloader = dict(dataset=dict(pipeline={{_base_.lidar_test_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.lidar_test_pipeline}}))
-default_hooks = dict(checkpoint=dict(save_best='nuscenes/mAP', rule='greater'))
+default_hooks = dict(checkpoint=dict(save_best="nuscenes/mAP", rule="greater"))

@@ -1,26 +1,26 @@
 # UniDistill: a LiDAR detector teaches a camera detector, on SimWorld's splits train, tune and report.
 # Both read one sample with one scene augmentation; the weights are the published ones from LiDAR to camera.
 _base_ = [
-    '../_base_/models/bev_camera_sim.py',
-    '../_base_/datasets/nuscenes_sim_splits.py',
-    '../_base_/schedules/bev_sim.py',
-    '../_base_/runtime/default.py',
+    "../_base_/models/bev_camera_sim.py",
+    "../_base_/datasets/nuscenes_sim_splits.py",
+    "../_base_/schedules/bev_sim.py",
+    "../_base_/runtime/default.py",
 ]
 
 model = dict(
     _delete_=True,
-    type='perceptkd.DistillModel',
+    type="perceptkd.DistillModel",
     student={{_base_.model}},
     teachers=dict(
         lidar=dict(
-            config='configs/unidistill/lidar_voxel_sim_splits.py',
-            checkpoint='work_dirs/teachers/lidar_voxel_sim_splits/epoch_6.pth')),
+            config="configs/unidistill/lidar_voxel_sim_splits.py",
+            checkpoint="work_dirs/teachers/lidar_voxel_sim_splits/epoch_6.pth",
+        )
+    ),
     distillers=[
-        dict(
-            type='perceptkd.UniDistill',
-            teacher='lidar',
-            weights=dict(feature=100.0, relation=40.0, response=10.0))
-    ])
+        dict(type="perceptkd.UniDistill", teacher="lidar", weights=dict(feature=100.0, relation=40.0, response=10.0))
+    ],
+)
 val_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
-default_hooks = dict(checkpoint=dict(save_best='nuscenes/mAP', rule='greater'))
+default_hooks = dict(checkpoint=dict(save_best="nuscenes/mAP", rule="greater"))
