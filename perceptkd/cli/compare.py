@@ -19,6 +19,7 @@ from mmengine.config import Config
 from perceptkd.cli.arguments import add_config_arguments, build_parser, run_command
 from perceptkd.cli.jobs import Job, run_job
 from perceptkd.cli.provenance import ROOT, provenance, write_json
+from perceptkd.engine.checkpoints import record_metrics
 
 SETTLED_SHARE = 0.05
 MEANINGFUL_GAP = 1.0
@@ -43,7 +44,7 @@ def ensure_teachers(config: Config, folder: Path, splits: tuple[str, ...]) -> di
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(result["checkpoint"], target.with_suffix(".tmp"))
             target.with_suffix(".tmp").replace(target)
-            write_json(target.parent / "metrics.json", result[splits[0]])
+            record_metrics(target, result[splits[0]])
         results[name] = result
     return results
 

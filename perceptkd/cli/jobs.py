@@ -22,7 +22,7 @@ from perceptkd.cli.provenance import write_json
 
 PACKAGE = Path(__file__).resolve().parents[1]
 RESULT_PARTS = ("core", "datasets", "distillers", "engine", "models", "ops")
-RESULT_FILE = "metrics.json"
+RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True)

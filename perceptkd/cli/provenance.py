@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perceptkd.engine.atomic import write_text
+
 VERSIONED = (
     "torch",
     "numpy",
@@ -73,8 +75,4 @@ def revision() -> str:
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Writes a result file whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(content, indent=1) + "\n")
