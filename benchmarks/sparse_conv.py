@@ -1,0 +1,154 @@
+"""Sparse convolution against spconv on CPU: kernel maps, forward, and forward with backward.
+
+Both sides run on the same cells, keep their map between calls where the row is about multiplying, and rebuild it where
+the row is about maps. spconv's CPU wheel has float32 only, so bfloat16 rows compare with its float32.
+
+Example:
+    python benchmarks/sparse_conv.py --points /data/spconv/benchmark-pc.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import Row, paired_row, single_row, write_results
+from torch import Tensor
+
+from perceptkd.engine.backends import backends
+from perceptkd.ops.sparse import SparseConv3d, SparseTensor, SubMConv3d, chosen_backend
+from perceptkd.ops.sparse.kernel_map import build_kernel_map
+
+VOXEL_SIZE_M = 0.1
+RANGE_START_M = (-80.0, -80.0, -2.0)
+SHAPE = (80, 1600, 1600)
+CHANNELS = (16, 32, 64, 128)
+#: Largest ratio ours / spconv that meets the goal: on par in float32, clearly faster in bfloat16 from 64 channels.
+TARGETS = {"float32": lambda channels: 1.0, "bfloat16": lambda channels: 0.75 if channels >= 64 else None}
+MAP_TARGET = 0.75
+
+
+def load_cells(path: Path) -> Tensor:
+    """The occupied cells of a cloud, int32 [N, 4], sorted."""
+    stored = np.load(path)
+    points = stored["pc"] if path.suffix == ".npz" else stored
+    cells = np.floor((points[:, :3] - RANGE_START_M) / VOXEL_SIZE_M)[:, ::-1]
+    cells = np.unique(cells[((cells >= 0) & (cells < SHAPE)).all(1)], axis=0)
+    return torch.from_numpy(np.pad(cells, ((0, 0), (1, 0)))).int()
+
+
+def load_spconv() -> Any | None:
+    """spconv, its backward made to run without CUDA; None where it is not installed."""
+    try:
+        import spconv.pytorch as spconv
+        import spconv.pytorch.ops as spconv_ops
+    except ImportError:
+        return None
+    spconv_ops.get_current_stream = lambda: 0
+    return spconv
+
+
+def row(name: str, ours: Callable[[], Any], peer: Callable[[], Any] | None, target: float | None, pairs: int) -> Row:
+    """A pair of timings, or a row that says that there is no peer."""
+    if peer is None:
+        return single_row(name, None, unit="ms", note="spconv is not installed; pip install spconv==2.3.8")
+    return paired_row(name, ours, peer, peer_name="spconv CPU float32", target=target, pairs=pairs)
+
+
+def map_rows(cells: Tensor, spconv: Any | None, pairs: int) -> list[Row]:
+    """Building the map of a layer, ours with everything that its first forward needs."""
+    features = torch.zeros(len(cells), 1)
+    rows = []
+    for name, layer in (("submanifold 3", SubMConv3d(1, 1, 3)), ("stride 2", SparseConv3d(1, 1, 3, 2, 1))):
+        is_submanifold = isinstance(layer, SubMConv3d)
+
+        def ours(layer: Any = layer) -> None:
+            kernel_map, _ = build_kernel_map(SparseTensor(features, cells, SHAPE, 1).sites, layer.geometry)
+            _ = kernel_map.plan
+
+        def theirs(layer: Any = layer, submanifold: bool = is_submanifold) -> None:
+            sizes = [list(s) for s in (layer.kernel_size, layer.stride, (1, 1, 1), layer.dilation, (0, 0, 0))]
+            spconv.ops.get_indice_pairs(cells, 1, list(SHAPE), spconv.ConvAlgo.Native, *sizes, submanifold)
+
+        rows.append(row(f"kernel map, {name}", ours, theirs if spconv else None, MAP_TARGET, pairs))
+    return rows
+
+
+def check_same(ours: Tensor, theirs: Tensor) -> None:
+    """Ends the run where the two do not compute the same, up to the rounding of our type."""
+    bound = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[ours.dtype] * float(theirs.detach().abs().max())
+    error = float((ours.float() - theirs).detach().abs().max())
+    if error > bound:
+        raise SystemExit(f"the outputs differ by {error:g}, allowed {bound:g}: the timings would mean nothing")
+
+
+def layer_rows(cells: Tensor, channels: int, dtype: torch.dtype, spconv: Any | None, pairs: int) -> list[Row]:
+    """A submanifold layer 3 x 3 x 3 with its map cached: forward, and forward with both gradients."""
+    wide = torch.randn(len(cells), channels)
+    features = wide.to(dtype).requires_grad_()
+    layer = SubMConv3d(channels, channels, 3, bias=False).to(dtype)
+    tensor = SparseTensor(features, cells, SHAPE, 1)
+    cotangent = torch.randn_like(features)
+
+    def forward() -> None:
+        with torch.no_grad():
+            layer(tensor)
+
+    def train() -> None:
+        layer(tensor).features.backward(cotangent)
+
+    peer_forward = peer_train = None
+    if spconv is not None:
+        peer = spconv.SubMConv3d(channels, channels, 3, bias=False, indice_key="map")
+        source = spconv.SparseConvTensor(wide.requires_grad_(), cells, list(SHAPE), 1)
+        peer.weight.data.copy_(layer.weight.data)
+        expected = peer(source)
+        source.indice_dict = expected.indice_dict
+        check_same(layer(tensor).features, expected.features)
+        peer_cotangent = cotangent.float()
+
+        def peer_forward() -> None:
+            with torch.no_grad():
+                peer(source)
+
+        def peer_train() -> None:
+            peer(source).features.backward(peer_cotangent)
+
+    name = str(dtype).removeprefix("torch.")
+    target = TARGETS[name](channels)
+    return [
+        row(f"submanifold 3, {channels} channels, {name}, forward", forward, peer_forward, target, pairs),
+        row(f"submanifold 3, {channels} channels, {name}, forward + backward", train, peer_train, target, pairs),
+    ]
+
+
+def main() -> None:
+    """Measures, prints and stores all rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = os.environ.get("PERCEPTKD_REAL_DATA")
+    default = Path(data) / "spconv" / "benchmark-pc.npz" if data else None
+    parser.add_argument(
+        "--points", type=Path, default=default, required=default is None, help=".npz with 'pc', or .npy"
+    )
+    parser.add_argument("--channels", type=int, nargs="+", default=list(CHANNELS))
+    parser.add_argument("--pairs", type=int, default=30, help="alternations per row")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    cells, spconv = load_cells(arguments.points), load_spconv()
+    rows = [single_row("voxels", len(cells), unit="cells", note=f"{VOXEL_SIZE_M} m cells of {arguments.points.name}")]
+    rows += map_rows(cells, spconv, arguments.pairs)
+    for channels in arguments.channels:
+        for dtype in (torch.float32, torch.bfloat16):
+            rows += layer_rows(cells, channels, dtype, spconv, arguments.pairs)
+    write_results("sparse_conv", rows, backends={**backends(), "sparse": chosen_backend()})
+
+
+if __name__ == "__main__":
+    main()
