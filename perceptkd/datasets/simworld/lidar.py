@@ -21,6 +21,11 @@ RANGE_M = 70.0
 NEAREST_M = 1.0
 RANGE_NOISE_M = 0.02
 DROP_OUT = 0.03
+FAINTEST = 0.035
+"""Share of a pulse that is always detected at close range; weaker returns are lost in proportion."""
+LOW_M, LOW_LOSS = 0.35, 0.65
+"""Returns of an object's lowest part drown in those of the ground."""
+RAIN_RETURNS = 0.02
 
 
 class LidarSweep(NamedTuple):
@@ -45,8 +50,8 @@ def cast_lidar(scene: Scene, t: float) -> LidarSweep:
     distance, winner, facing = trace_rays(snapshot.corners, snapshot.material, pose, POROSITY, key)
     weather = scene.weather
     points, hit = collect_returns(
-        distance, winner, facing, snapshot.material, snapshot.semantic, REFLECTANCE, LOSS,
-        weather.rain, weather.lidar_loss, key,
+        distance, winner, facing, snapshot.material, snapshot.floor, pose, REFLECTANCE, LOSS, weather.rain,
+        weather.lidar_loss, key,
     )  # fmt: skip
     return LidarSweep(points, *label_hits(snapshot, hit))
 
@@ -54,9 +59,8 @@ def cast_lidar(scene: Scene, t: float) -> LidarSweep:
 def label_hits(snapshot: Snapshot, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Instance and semantic of triangles [N]; a negative index is rain."""
     solid = hit >= 0
-    return np.where(solid, snapshot.instance[hit], 0).astype(np.int32), np.where(
-        solid, snapshot.semantic[hit], VOID
-    ).astype(np.uint8)
+    instance = np.where(solid, snapshot.instance[hit], 0)
+    return instance.astype(np.int32), np.where(solid, snapshot.semantic[hit], VOID).astype(np.uint8)
 
 
 @kernel
@@ -98,38 +102,45 @@ def trace_rays(
             dz = corners[t, k, 2] - pose[2, 3]
             for axis in range(3):
                 local[k, axis] = pose[0, axis] * dx + pose[1, axis] * dy + pose[2, axis] * dz
-        first, last, low, high = _window(local)
-        if low > high:
-            continue
-        c0, c1, c2 = _cross(local[1], local[2]), _cross(local[2], local[0]), _cross(local[0], local[1])
-        volume = local[0, 0] * c0[0] + local[0, 1] * c0[1] + local[0, 2] * c0[2]
-        normal_length = np.sqrt(
-            (c0[0] + c1[0] + c2[0]) ** 2 + (c0[1] + c1[1] + c2[1]) ** 2 + (c0[2] + c1[2] + c2[2]) ** 2
-        )
-        if normal_length == 0.0:
-            continue
-        pores = porosity[material[t]]
-        for column in range(first, last + 1):
-            azimuth = column % AZIMUTHS
-            for beam in range(low, high + 1):
-                x, y, z = directions[beam, azimuth]
-                w0 = c0[0] * x + c0[1] * y + c0[2] * z
-                w1 = c1[0] * x + c1[1] * y + c1[2] * z
-                w2 = c2[0] * x + c2[1] * y + c2[2] * z
-                if not ((w0 >= 0 and w1 >= 0 and w2 >= 0) or (w0 <= 0 and w1 <= 0 and w2 <= 0)):
-                    continue
-                total = w0 + w1 + w2
-                if total == 0.0:
-                    continue
-                metres = volume / total
-                if metres < NEAREST_M or metres >= distance[beam, azimuth] or metres > RANGE_M:
-                    continue
-                if pores > 0.0 and uniform(key, np.uint64((t * BEAMS + beam) * AZIMUTHS + azimuth)) < pores:
-                    continue
-                distance[beam, azimuth] = metres
-                winner[beam, azimuth] = t
-                facing[beam, azimuth] = abs(total) / normal_length
+        _visit_triangle(local, t, porosity[material[t]], key, directions, distance, winner, facing)
     return distance, winner, facing
+
+
+@kernel
+def _visit_triangle(
+    local: np.ndarray, t: int, pores: float, key: np.uint64, directions: np.ndarray, distance: np.ndarray,
+    winner: np.ndarray, facing: np.ndarray,
+) -> None:  # fmt: skip
+    """Intersect one triangle [3, 3] in the sensor frame with the rays it can meet.
+
+    A ray d meets it where the three volumes d . (p x q) over its edges have one sign; its distance is the triangle's
+    own volume over their sum.
+    """
+    first, last, low, high = _window(local)
+    c0, c1, c2 = _cross(local[1], local[2]), _cross(local[2], local[0]), _cross(local[0], local[1])
+    volume = local[0, 0] * c0[0] + local[0, 1] * c0[1] + local[0, 2] * c0[2]
+    nx, ny, nz = c0[0] + c1[0] + c2[0], c0[1] + c1[1] + c2[1], c0[2] + c1[2] + c2[2]
+    doubled_area = np.sqrt(nx * nx + ny * ny + nz * nz)
+    if low > high or doubled_area == 0.0:
+        return
+    for column in range(first, last + 1):
+        azimuth = column % AZIMUTHS
+        for beam in range(low, high + 1):
+            x, y, z = directions[beam, azimuth, 0], directions[beam, azimuth, 1], directions[beam, azimuth, 2]
+            w0 = c0[0] * x + c0[1] * y + c0[2] * z
+            w1 = c1[0] * x + c1[1] * y + c1[2] * z
+            w2 = c2[0] * x + c2[1] * y + c2[2] * z
+            total = w0 + w1 + w2
+            if total == 0.0 or not ((w0 >= 0 and w1 >= 0 and w2 >= 0) or (w0 <= 0 and w1 <= 0 and w2 <= 0)):
+                continue
+            metres = volume / total
+            if metres < NEAREST_M or metres >= distance[beam, azimuth] or metres > RANGE_M:
+                continue
+            if pores > 0.0 and uniform(key, np.uint64((t * BEAMS + beam) * AZIMUTHS + azimuth)) < pores:
+                continue
+            distance[beam, azimuth] = metres
+            winner[beam, azimuth] = t
+            facing[beam, azimuth] = abs(total) / doubled_area
 
 
 @inlined_kernel
@@ -189,38 +200,62 @@ def _horizontal_range(local: np.ndarray) -> tuple[float, float]:
 
 @kernel
 def collect_returns(
-    distance: np.ndarray, winner: np.ndarray, facing: np.ndarray, material: np.ndarray, semantic: np.ndarray,
-    reflectance: np.ndarray, loss: np.ndarray, rain: float, loss_per_10m: float, key: np.uint64,
+    distance: np.ndarray, winner: np.ndarray, facing: np.ndarray, material: np.ndarray, floor: np.ndarray,
+    pose: np.ndarray, reflectance: np.ndarray, loss: np.ndarray, rain: float, loss_per_10m: float, key: np.uint64,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Points [N, 5] that come back and the triangle [N] of each (-1: rain)."""
+    """Points that come back.
+
+    Args:
+        distance: [BEAMS, AZIMUTHS] metres.
+        winner: [BEAMS, AZIMUTHS] triangle, -1 for none.
+        facing: [BEAMS, AZIMUTHS] |cos| of incidence.
+        material: [T].
+        floor: [T] global height of the ground below an agent's triangle, -inf for the street.
+        pose: global_from_sensor [4, 4].
+        reflectance: Share sent back, by material.
+        loss: Probability of loss, by material.
+        rain: Rain in the air, 0..1.
+        loss_per_10m: Extra loss by the air.
+        key: Noise key.
+
+    Returns:
+        Points [N, 5] in the sensor frame and the triangle [N] of each (-1: rain).
+    """
     points = np.empty((BEAMS * AZIMUTHS, 5), np.float32)
     hit = np.empty(BEAMS * AZIMUTHS, np.int32)
     count = 0
     for azimuth in range(AZIMUTHS):
         for beam in range(BEAMS):
             ray = np.uint64(beam * AZIMUTHS + azimuth)
-            draw = uniform(key ^ np.uint64(0xD1), ray)
-            metres, triangle = distance[beam, azimuth], winner[beam, azimuth]
+            metres, t = distance[beam, azimuth], winner[beam, azimuth]
+            x, y, z = ray_direction(beam, azimuth)
             echo = 0.0
-            if triangle >= 0:
-                share = reflectance[material[triangle]] * (0.25 + 0.75 * facing[beam, azimuth])
-                strength = share / (1.0 + (metres / 45.0) ** 4)
-                arrives = (1.0 - loss[material[triangle]]) * (1.0 - DROP_OUT) * min(1.0, strength / 0.035)
+            if t >= 0:
+                above = (pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z) * metres + pose[2, 3] - floor[t]
+                share = reflectance[material[t]] * (0.25 + 0.75 * facing[beam, azimuth])
+                arrives = _arrival(share, metres, above) * (1.0 - loss[material[t]])
                 arrives *= (1.0 - loss_per_10m) ** (metres / 10.0)
-                if draw < arrives:
+                if uniform(key ^ np.uint64(0xD1), ray) < arrives:
                     echo = share
-                else:
-                    triangle = -1
-            if rain > 0.0 and triangle < 0 and uniform(key ^ np.uint64(0xA7), ray) < 0.02 * rain:
-                metres, echo, triangle = 1.5 + 9.0 * uniform(key ^ np.uint64(0xB3), ray) ** 2, 0.02, -1
+            if echo == 0.0 and rain > 0.0 and uniform(key ^ np.uint64(0xA7), ray) < RAIN_RETURNS * rain:
+                metres, echo, t = 1.5 + 9.0 * uniform(key ^ np.uint64(0xB3), ray) ** 2, 0.02, -1
             if echo == 0.0:
                 continue
             metres += RANGE_NOISE_M * normal(key ^ np.uint64(0xC5), ray)
-            x, y, z = ray_direction(beam, azimuth)
             points[count, 0], points[count, 1], points[count, 2] = x * metres, y * metres, z * metres
-            level = 255.0 * echo * (0.85 + 0.3 * uniform(key ^ np.uint64(0xE9), ray)) * 0.55
-            points[count, 3] = np.floor(min(255.0, max(0.0, level)))
+            level = 140.0 * echo * (0.85 + 0.3 * uniform(key ^ np.uint64(0xE9), ray))
+            points[count, 3] = np.floor(min(255.0, level))
             points[count, 4] = beam
-            hit[count] = triangle
+            hit[count] = t
             count += 1
     return points[:count].copy(), hit[:count].copy()
+
+
+@inlined_kernel
+def _arrival(share: float, metres: float, above: float) -> float:
+    """Probability that a return is detected: falls with range and, close to the ground, with height."""
+    strength = share / (1.0 + (metres / 45.0) ** 4)
+    arrives = (1.0 - DROP_OUT) * min(1.0, strength / FAINTEST)
+    if above < LOW_M:
+        arrives *= 1.0 - LOW_LOSS * (1.0 - max(above, 0.0) / LOW_M)
+    return arrives

@@ -23,7 +23,11 @@ VIEW_M = 125.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All geometry near the ego car at one instant, in global coordinates."""
+    """All geometry near the ego car at one instant, in global coordinates.
+
+    The fields of ``Mesh``, with ``instance`` [T] int32 (0 for the street) for the owner, and ``floor`` [T], the height
+    of the ground below an agent (-inf for the street).
+    """
 
     corners: np.ndarray
     texture: np.ndarray
@@ -31,6 +35,7 @@ class Snapshot:
     material: np.ndarray
     semantic: np.ndarray
     instance: np.ndarray
+    floor: np.ndarray
 
 
 class Scene:
@@ -110,6 +115,7 @@ class Scene:
             np.concatenate([static.material, shapes.material]),
             np.concatenate([static.semantic, shapes.semantic]),
             np.concatenate([none, shapes.owner + 1]),
+            np.concatenate([np.full(len(static), -np.inf), ground[shapes.owner, 2]]),
         )
 
 

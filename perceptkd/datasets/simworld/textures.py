@@ -57,8 +57,7 @@ def cell_hash(a: int, b: int) -> float:
 def cover(x: float, half: float, footprint: float) -> float:
     """How much of a pixel at distance ``x`` from its middle a line of half width ``half`` covers, 0..1."""
     f = max(footprint, 1e-4)
-    share = min(max((half - abs(x)) / f + 0.5, 0.0), 1.0)
-    return share * min(1.0, 2.0 * half / f)
+    return min(max((half - abs(x)) / f + 0.5, 0.0), 1.0, 2.0 * half / f)
 
 
 @kernel

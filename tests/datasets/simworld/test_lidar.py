@@ -1,0 +1,101 @@
+"""LiDAR sweeps: exact hits, labels that lie in their boxes, and the losses a real one has."""
+
+import numpy as np
+
+from perceptkd.datasets.simworld import LIDAR, RIG, LidarSweep, Scene
+from perceptkd.datasets.simworld.lidar import AZIMUTHS, BEAMS, RANGE_M, collect_returns, ray_direction, trace_rays
+from perceptkd.datasets.simworld.materials import LOSS, POROSITY, REFLECTANCE, Material
+
+INSTANT = 6.0
+KEY = np.uint64(9)
+
+
+def test_traced_rays_hit_what_brute_force_hits() -> None:
+    rng = np.random.default_rng(0)
+    middle = rng.normal(size=(80, 1, 3)) * [9, 9, 3]
+    corners = middle + rng.normal(size=(80, 3, 3)) * 2
+    pose = np.eye(4)
+    pose[:3, :3] = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    pose[:3, 3] = (0.5, -0.3, 0.2)
+    solid = np.full(80, Material.PLAIN, np.uint8)
+    distance, winner, _ = trace_rays(corners, solid, pose, POROSITY, KEY)
+    rays = np.array([[ray_direction(b, a) for a in range(0, AZIMUTHS, 7)] for b in range(BEAMS)]) @ pose[:3, :3].T
+    e1, e2, off = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0], pose[:3, 3] - corners[:, 0]
+    p = np.cross(rays[:, :, None], e2)
+    det = (p * e1).sum(-1)
+    u, q = (p * off).sum(-1) / det, np.cross(off, e1)
+    v = (rays[:, :, None] * q).sum(-1) / det
+    metres = (q * e2).sum(-1) / det
+    hit = (u >= 0) & (v >= 0) & (u + v <= 1) & (metres >= 1.0) & (metres <= RANGE_M)
+    expected = np.where(hit, metres, np.inf).min(-1)
+    np.testing.assert_allclose(distance[:, ::7], expected, rtol=1e-9)
+    assert 0.1 < (winner >= 0).mean() < 0.9
+
+
+def test_a_plane_is_seen_at_its_distance() -> None:
+    ground = np.array([[[-90, -90, -1.8], [90, -90, -1.8], [0, 120, -1.8]]], float)
+    distance, _, facing = trace_rays(ground, np.zeros(1, np.uint8), np.eye(4), POROSITY, KEY)
+    for beam in (0, 5, 12):
+        down = -ray_direction(beam, 0)[2]
+        np.testing.assert_allclose(distance[beam], 1.8 / down, rtol=1e-9)
+        np.testing.assert_allclose(facing[beam], down, rtol=1e-9)
+    assert np.isinf(distance[-8:]).all()
+
+
+def test_sweeps_look_like_nuscenes(sweep: LidarSweep) -> None:
+    points = sweep.points
+    assert points.dtype == np.float32
+    assert points.shape[1] == 5
+    assert 20_000 < len(points) < BEAMS * AZIMUTHS
+    assert set(np.unique(points[:, 4])) <= set(range(BEAMS))
+    assert points[:, 3].min() >= 0
+    assert points[:, 3].max() <= 255
+    assert np.linalg.norm(points[:, :3], axis=1).max() < RANGE_M + 0.2
+    elevation = np.degrees(np.arcsin(points[:, 2] / np.linalg.norm(points[:, :3], axis=1)))
+    for ring in (2, 16, 30):
+        np.testing.assert_allclose(elevation[points[:, 4] == ring], -30.67 + ring * 4 / 3, atol=0.01)
+
+
+def test_labelled_points_lie_in_their_boxes(scene: Scene, sweep: LidarSweep, to_box) -> None:
+    pose = scene.ego_pose(INSTANT) @ RIG[LIDAR].ego_from_sensor
+    world = sweep.points[:, :3].astype(float) @ pose[:3, :3].T + pose[:3, 3]
+    seen = [agent for agent in scene.agents if (sweep.instance_id == agent.instance_id).any()]
+    assert len(seen) >= 10
+    for agent in seen:
+        own = sweep.instance_id == agent.instance_id
+        half = np.array(agent.size_wlh)[[1, 0, 2]] / 2
+        beyond = (np.abs(to_box(world[own], agent, INSTANT)) - 1) * half
+        assert beyond.max() < 0.08, "range noise of 2 cm, four standard deviations"
+        np.testing.assert_array_equal(sweep.semantic[own], agent.semantic)
+
+
+def test_range_noise_is_about_two_centimetres(scene: Scene) -> None:
+    snapshot = scene.snapshot(INSTANT)
+    pose = scene.ego_pose(INSTANT) @ RIG[LIDAR].ego_from_sensor
+    distance, winner, facing = trace_rays(snapshot.corners, snapshot.material, pose, POROSITY, KEY)
+    points, hit = collect_returns(distance, winner, facing, snapshot.material, snapshot.floor, pose, REFLECTANCE, LOSS,
+                                  0.0, 0.0, KEY)  # fmt: skip
+    ring = points[:, 4].astype(int)
+    azimuth = np.round(-np.arctan2(points[:, 1], points[:, 0]) * AZIMUTHS / (2 * np.pi)).astype(int) % AZIMUTHS
+    error = np.linalg.norm(points[:, :3], axis=1) - distance[ring, azimuth]
+    assert 0.015 < error.std() < 0.025
+    assert abs(error.mean()) < 0.002
+    np.testing.assert_array_equal(hit, winner[ring, azimuth])
+
+
+def returned_share(material: int, metres: float, floor: float = -np.inf) -> float:
+    """Share of rays that come back from a wall of one material all around."""
+    shape = (BEAMS, AZIMUTHS)
+    points, _ = collect_returns(
+        np.full(shape, metres), np.zeros(shape, np.int32), np.ones(shape), np.full(1, material, np.uint8),
+        np.full(1, floor), np.eye(4), REFLECTANCE, LOSS, 0.0, 0.0, KEY,
+    )  # fmt: skip
+    return len(points) / (BEAMS * AZIMUTHS)
+
+
+def test_glass_far_and_low_things_are_lost() -> None:
+    plain = returned_share(Material.PLAIN, 10.0)
+    assert plain > 0.95
+    assert returned_share(Material.GLASS, 10.0) < 0.2
+    assert returned_share(Material.RUBBER, 65.0) < 0.5 * returned_share(Material.RUBBER, 10.0)
+    assert returned_share(Material.PLAIN, 10.0, floor=10.0) < 0.5 * plain  # all of it at or below the floor
