@@ -13,13 +13,15 @@ else ifneq ($(DEVICE),cuda)
 $(error DEVICE is cpu or cuda, not '$(DEVICE)')
 endif
 
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint bench docs clean
 
 help:
 	@echo "make install   create .venv and install the locked stack"
 	@echo "make demo      a LiDAR detector teaches a camera detector: world, training, evaluation, table, pictures"
 	@echo "make test      lint, types and tests"
 	@echo "make lint      ruff and mypy alone"
+	@echo "make bench     measure the figures of docs/benchmarks.md that need no training"
+	@echo "make docs      write docs/benchmarks.md from benchmarks/results"
 	@echo "make clean     remove what the targets made, except .venv"
 	@echo "DEVICE=cuda moves demo and test to a GPU; PYTHON=/path/to/python3.12 chooses the Python of .venv"
 
@@ -38,6 +40,13 @@ lint: install
 
 test: lint
 	$(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+bench: install
+	$(RUN) benchmarks/voxelization.py
+	$(RUN) benchmarks/sparse_conv.py
+
+docs: install
+	$(RUN) benchmarks/render.py
 
 clean:
 	rm -rf work_dirs/demo data/simworld build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
