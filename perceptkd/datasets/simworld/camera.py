@@ -53,7 +53,7 @@ def render_camera(scene: Scene, camera_name: str, t: float, image_size: tuple[in
     rotation = np.ascontiguousarray(pose[:3, :3])
     image = shade_pixels(
         nearest, winner, frames, snapshot.colour, snapshot.material, rotation, intrinsics, light, lamps,
-        shadow, shadow_frame, *scene.ground_plan, NOISE, key,
+        shadow, shadow_frame, *scene.ground_plan, NOISE,
     )  # fmt: skip
     image = expose_through_air(image, scene, pose, intrinsics, winner, key)
     sharpness = 0.52 if weather.rain > 0 else 0.66

@@ -131,7 +131,7 @@ def _shop(
     pr, pg, pb = level * (0.8 + 0.6 * hue), level, level * (1.3 - 0.6 * hue)
     keep = 1.0 - glass
     tone = 0.85 + 0.3 * noise_at(noise, x * 3, v * 3)
-    glow = (5.0 if lit else 0.4) * glass
+    glow = (1.9 if lit else 0.4) * glass
     return (r * tone * keep + pr * glass, g * tone * keep + pg * glass, b * tone * keep + pb * glass,
             GLASS_MIRROR * glass, glow)  # fmt: skip
 

@@ -5,7 +5,6 @@ Legend: T triangles, H x W pixels. Positions are relative to the camera, directi
 
 import numpy as np
 
-from .counter import uniform
 from .kernel import inlined_kernel, kernel
 from .materials import Material
 from .shade_ground import GroundPlan, shade_ground
@@ -63,7 +62,6 @@ def shade_pixels(
     nearest: np.ndarray, winner: np.ndarray, frames: np.ndarray, colour: np.ndarray, material: np.ndarray,
     rotation: np.ndarray, intrinsics: np.ndarray, light: Light, lamps: np.ndarray, shadow: np.ndarray,
     shadow_frame: ShadowFrame, plan: GroundPlan, flags: np.ndarray, middles: np.ndarray, noise: np.ndarray,
-    key: np.uint64,
 ) -> np.ndarray:  # fmt: skip
     """Linear radiance [H, W, 3] float32.
 
@@ -83,7 +81,6 @@ def shade_pixels(
         flags: [R] its table of what is where along the road.
         middles: [R] its table of the side streets' middles.
         noise: Noise table.
-        key: Noise key of the picture.
     """
     height, width = nearest.shape
     image = np.empty((height, width, 3), np.float32)
@@ -100,18 +97,17 @@ def shade_pixels(
                 r, g, b = sky_colour(x / length, y / length, z / length, light, noise)
             else:
                 depth = 1.0 / nearest[row, column]
-                draw = uniform(key, np.uint64(row * width + column))
-                r, g, b = _shade_hit(x, y, z, length, depth, t, frames, colour, material[t], fx, light, lamps,
-                                     shadow, shadow_frame, plan, flags, middles, noise, draw)  # fmt: skip
+                r, g, b = _shade_hit(row, column, x, y, z, length, depth, t, frames, colour, material[t], fx, light,
+                                     lamps, shadow, shadow_frame, plan, flags, middles, noise)  # fmt: skip
             image[row, column, 0], image[row, column, 1], image[row, column, 2] = r, g, b
     return image
 
 
 @inlined_kernel
 def _shade_hit(
-    x: float, y: float, z: float, length: float, depth: float, t: int, frames: np.ndarray, colour: np.ndarray,
-    material: int, focal: float, light: Light, lamps: np.ndarray, shadow: np.ndarray,
-    shadow_frame: ShadowFrame, plan: GroundPlan, flags: np.ndarray, middles: np.ndarray, noise: np.ndarray, draw: float,
+    row: int, column: int, x: float, y: float, z: float, length: float, depth: float, t: int, frames: np.ndarray,
+    colour: np.ndarray, material: int, focal: float, light: Light, lamps: np.ndarray, shadow: np.ndarray,
+    shadow_frame: ShadowFrame, plan: GroundPlan, flags: np.ndarray, middles: np.ndarray, noise: np.ndarray,
 ) -> tuple[float, float, float]:  # fmt: skip
     """Radiance of the surface at ``depth`` along the ray (x, y, z) of unit depth."""
     px, py, pz = x * depth, y * depth, z * depth
@@ -136,9 +132,10 @@ def _shade_hit(
         toward = 0.35 + 0.65 * toward
     lit = 0.0
     if toward > 0.0:
-        lit = lit_share(px + 0.12 * nx, py + 0.12 * ny, pz + 0.12 * nz, draw, shadow, shadow_frame)
+        lit = lit_share(px + 0.12 * nx, py + 0.12 * ny, pz + 0.12 * nz, row, column, shadow, shadow_frame)
     direct = max(toward, 0.0) * lit
-    around = (0.62 + 0.38 * nz) * (0.55 + 0.45 * lit)
+    up = max(nz, 0.0)  # what stands above a floor also hides some of the sky from it
+    around = (0.60 + 0.40 * nz) * (0.85 + 0.15 * up) * (1.0 - 0.45 * up * (1.0 - lit))
     er = light.ambient[0] * around + light.sun[0] * direct
     eg = light.ambient[1] * around + light.sun[1] * direct
     eb = light.ambient[2] * around + light.sun[2] * direct

@@ -52,8 +52,11 @@ def build_shadow_map(
 
 
 @kernel
-def lit_share(x: float, y: float, z: float, draw: float, depth: np.ndarray, frame: ShadowFrame) -> float:
-    """Share of direct light that reaches a point relative to the camera; ``draw`` in 0..1 places the samples."""
+def lit_share(x: float, y: float, z: float, row: int, column: int, depth: np.ndarray, frame: ShadowFrame) -> float:
+    """Share of direct light that reaches a point relative to the camera, from two samples of the blurred edge.
+
+    Where the samples lie changes from pixel to pixel in a 4 x 4 pattern, which the lens's point spread evens out.
+    """
     dx, dy, dz = x - frame.origin[0], y - frame.origin[1], z - frame.origin[2]
     axes = frame.rotation
     scale = MAP_CELLS / (2 * MAP_HALF_M)
@@ -62,8 +65,7 @@ def lit_share(x: float, y: float, z: float, draw: float, depth: np.ndarray, fram
     if not (8.0 < u < MAP_CELLS - 8.0 and 8.0 < v < MAP_CELLS - 8.0):
         return 1.0
     own = -(axes[6] * dx + axes[7] * dy + axes[8] * dz) + BIAS_M
-    # two opposite samples at a random place of the blur's square
-    c, s = frame.blur * (2.0 * draw - 1.0), frame.blur * (2.0 * (16.0 * draw % 1.0) - 1.0)
+    c, s = frame.blur * (0.5 * (column & 3) - 0.75), frame.blur * (0.5 * (row & 3) - 0.75)
     lit = 0.0
     lit += depth[int(v + s), int(u + c)] <= own
     lit += depth[int(v - s), int(u - c)] <= own

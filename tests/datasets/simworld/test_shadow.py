@@ -17,7 +17,7 @@ def test_a_roof_shades_what_is_below_and_along_the_light() -> None:
     sun = np.array([1.0, 0.0, 1.0]) / np.sqrt(2)
     depth, frame = build_shadow_map(snapshot, sun, camera, 0.1)
     shade_at = AHEAD_M - 4.0  # the shadow of the roof lies as far from it as the roof is high, away from the sun
-    assert lit_share(shade_at, 0.0, 0.0, 0.3, depth, frame) == 0.0
-    assert lit_share(shade_at + 6.0, 0.0, 0.0, 0.3, depth, frame) == 1.0
-    assert lit_share(AHEAD_M, 0.0, 4.3, 0.3, depth, frame) == 1.0
-    assert lit_share(AHEAD_M + 500.0, 0.0, 0.0, 0.3, depth, frame) == 1.0
+    assert lit_share(shade_at, 0.0, 0.0, 1, 2, depth, frame) == 0.0
+    assert lit_share(shade_at + 6.0, 0.0, 0.0, 1, 2, depth, frame) == 1.0
+    assert lit_share(AHEAD_M, 0.0, 4.3, 1, 2, depth, frame) == 1.0
+    assert lit_share(AHEAD_M + 500.0, 0.0, 0.0, 1, 2, depth, frame) == 1.0
