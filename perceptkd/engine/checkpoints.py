@@ -94,15 +94,10 @@ def record_metrics(checkpoint: Path | str, metrics: Mapping[str, float]) -> None
 
 
 def recorded_metrics(checkpoint: Path | str) -> dict[str, float] | None:
-    """The metrics recorded for a checkpoint (or for the full one a student file belongs to), None if there are none.
-
-    ``tools/compare.py`` records one run per folder: ``checkpoint`` names it, ``val`` holds its metrics.
-    """
+    """The metrics recorded for a checkpoint (or for the full one a student file belongs to), None if there are none."""
     path = Path(checkpoint)
     table = _read_table(path.parent / METRICS_FILE)
     names = (path.name, path.stem.removesuffix(STUDENT_SUFFIX) + path.suffix)
-    if Path(str(table.get("checkpoint"))).name in names:
-        return table.get("val")
     return next((table[name] for name in names if name in table), None)
 
 

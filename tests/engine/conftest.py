@@ -21,7 +21,7 @@ def tiny_config(repository: Path, tmp_path: Path) -> Config:
     return config
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Sums are only reproducible to the bit on one thread."""
     threads = torch.get_num_threads()

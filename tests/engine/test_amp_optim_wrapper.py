@@ -86,7 +86,7 @@ def test_the_choice_is_kept_for_results(has_amx) -> None:
     assert backends()["amp"] == "off"
 
 
-def test_trains_and_resumes_a_detector(tiny_config: Config, tmp_path, train, one_thread) -> None:
+def test_trains_and_resumes_a_detector(tiny_config: Config, tmp_path, train) -> None:
     tiny_config.optim_wrapper.update(type="perceptkd.AmpOptimWrapper", precision="bf16")
     train(tiny_config, tmp_path / "through")
     train(tiny_config, tmp_path / "stopped", kill_at=4)

@@ -35,7 +35,6 @@ def by_iteration(config: Config, sampler: str) -> None:
     config.log_processor = {"by_epoch": False}
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_epochs(tiny_config: Config, tmp_path: Path, train, num_workers: int) -> None:
     tiny_config.train_dataloader.update(num_workers=num_workers, persistent_workers=num_workers > 0)
@@ -49,7 +48,6 @@ def test_epochs(tiny_config: Config, tmp_path: Path, train, num_workers: int) ->
     assert same(through, stopped)
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("sampler", "num_workers"), [("DefaultSampler", 0), ("InfiniteSampler", 2)])
 def test_iterations_from_the_middle_of_a_pass(
     tiny_config: Config, tmp_path: Path, train, sampler: str, num_workers: int
@@ -62,7 +60,6 @@ def test_iterations_from_the_middle_of_a_pass(
     assert same(final(tmp_path / "through", "iter_8.pth"), final(tmp_path / "stopped", "iter_8.pth"))
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_the_hook_is_what_makes_it_exact(tiny_config: Config, tmp_path: Path, train) -> None:
     """Without our hook and wrapper the same comparison fails: the model draws from the random state."""
     tiny_config.custom_hooks = []

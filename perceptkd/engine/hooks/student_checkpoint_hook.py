@@ -13,7 +13,6 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from perceptkd.engine.atomic import TEMPORARY_SUFFIX, atomic_path, write_text
 from perceptkd.engine.checkpoints import (
-    STUDENT_PREFIX,
     STUDENT_SUFFIX,
     check_checkpoint,
     record_metrics,
@@ -52,6 +51,7 @@ class StudentCheckpointHook(CheckpointHook):
         if not isinstance(self.file_backend, LocalBackend):
             raise ValueError(f"StudentCheckpointHook writes local files only, but out_dir is {self.out_dir}")
         self._saved_step: int | None = None
+        self._student_config = student_config(runner.cfg).pretty_text if is_distillation(runner.cfg) else None
         if is_main_process():
             for leftover in Path(self.out_dir).glob(f"*.pth{TEMPORARY_SUFFIX}"):
                 leftover.unlink()
@@ -109,20 +109,19 @@ class StudentCheckpointHook(CheckpointHook):
                 backend_args=self.backend_args,
                 **options,
             )
-            if any(key.startswith(STUDENT_PREFIX) for key in self._weights) and is_distillation(runner.cfg):
-                self._write_student(runner, path, meta)
+            if self._student_config is not None:
+                self._write_student(path, meta)
         del self._weights
 
-    def _write_student(self, runner: Runner, path: Path, meta: Mapping[str, Any]) -> None:
-        config = student_config(runner.cfg).pretty_text
+    def _write_student(self, path: Path, meta: Mapping[str, Any]) -> None:
         kept = {key: meta[key] for key in ("epoch", "iter", "seed", "dataset_meta", "mmengine_version") if key in meta}
         checkpoint = {
-            "meta": {**kept, "cfg": config, "ema": self._ema},
+            "meta": {**kept, "cfg": self._student_config, "ema": self._ema},
             "state_dict": student_state_dict(self._weights),
         }
         with atomic_path(student_path(path)) as temporary:
             torch.save(checkpoint, temporary)
-        write_text(path.with_name(STUDENT_CONFIG_FILE), config)
+        write_text(path.with_name(STUDENT_CONFIG_FILE), self._student_config)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Mapping[str, float]) -> None:
         if not self.save_best:
