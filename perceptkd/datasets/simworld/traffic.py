@@ -16,9 +16,9 @@ from .shapes import BUILDERS
 from .spec import WorldSpec
 
 RIDER_HEIGHT_M = {"bicycle": (1.68, 1.85), "motorcycle": (1.55, 1.72)}
-LANE_SHARES = {"car": 0.56, "truck": 0.12, "bus": 0.12, "motorcycle": 0.08, "trailer": 0.12}
+LANE_SHARES = {"car": 0.70, "truck": 0.12, "bus": 0.08, "motorcycle": 0.10}
 PARKED_SHARES = {"car": 0.88, "truck": 0.05, "motorcycle": 0.07}
-LONG_SHARES = {"truck": 0.30, "trailer": 0.42, "bus": 0.28}
+LONG_SHARES = {"truck": 0.30, "trailer": 0.45, "bus": 0.25}
 
 
 class Population:
@@ -133,6 +133,22 @@ def add_barrier_rows(people: Population) -> None:
             people.add("movable_object.trafficcone", Track(s=float(s + 1.4 * k), d=d, turn=float(rng.uniform(0, 6.2))))
 
 
+def add_long_vehicles(people: Population) -> None:
+    """Buses at their stops, lorries and trailers in the parking strips: they need room before the cars take it."""
+    rng, road = people.rng, people.road
+    for side in (1, -1):
+        if not (road.section.parking_left if side > 0 else road.section.parking_right):
+            continue
+        d, facing = side * (road.section.kerb(side) - 1.3), 0.0 if side * people.flow < 0 else np.pi
+        for s in (s for s, where in road.stops if where == side):
+            if rng.random() < 0.6:
+                people.add("vehicle.bus.rigid", Track(s=s, d=d, turn=facing), resting="vehicle.stopped")
+        for s in people.spots(46.0, 20.0):
+            name = _choose(rng, LONG_SHARES)
+            if not people.at_junction(s, side, 8.0):
+                people.add(_category(name), Track(s=float(s), d=d, turn=facing), resting="vehicle.parked")
+
+
 def add_parked(people: Population) -> None:
     """Vehicles in the parking strips, in side streets and in yards."""
     rng, road = people.rng, people.road
@@ -140,11 +156,6 @@ def add_parked(people: Population) -> None:
         strip = road.section.parking_left if side > 0 else road.section.parking_right
         facing = 0.0 if side * people.flow < 0 else np.pi
         if strip:
-            for s in people.spots(46.0, 20.0):
-                name = _choose(rng, LONG_SHARES)
-                track = Track(s=float(s), d=side * (road.section.kerb(side) - 1.3), turn=facing)
-                if not people.at_junction(s, side, 8.0):
-                    people.add(_category(name), track, resting="vehicle.parked")
             occupied = rng.uniform(0.2, 0.55)
             for s in people.spots(6.6, 15.0):
                 name = _choose(rng, PARKED_SHARES)
@@ -162,9 +173,9 @@ def _fill_side_street(people: Population, start: float, end: float, side: int) -
     rng, road = people.rng, people.road
     mouth = road.section.walk_end(side)
     for s, turn in ((start + 1.15, np.pi / 2), (end - 1.15, -np.pi / 2)):
-        for d in np.arange(mouth + 5.0, 42.0, 7.0):
+        for d in np.arange(mouth + 5.0, 41.0, 7.0):
             if rng.random() < 0.3:
-                name = _choose(rng, {"car": 0.7, "truck": 0.2, "motorcycle": 0.1})
+                name = _choose(rng, {"car": 0.60, "truck": 0.15, "motorcycle": 0.08, "bus": 0.07, "trailer": 0.10})
                 track = Track(s=float(s), d=side * float(d + rng.uniform(-0.5, 0.5)), turn=float(turn))
                 people.add(_category(name), track, resting="vehicle.parked")
     if rng.random() < 0.7:
@@ -189,9 +200,10 @@ def add_lane_traffic(people: Population) -> None:
                 swing = 1.0 if stops else float(rng.uniform(0, 0.4))
                 rate, phase = float(2 * np.pi / rng.uniform(14, 22)), float(rng.uniform(0, 6.28))
                 base = Travel(speed=float(rng.uniform(4.0, 10.0)), swing=swing, rate=rate, phase=phase)
+            for s in people.spots(70.0, 16.0):
+                _add_driver(people, _choose(rng, LONG_SHARES), float(s), float(d), direction, base)
             for s in people.spots(float(rng.uniform(26, 40)), 14.0):
-                name = _choose(rng, LANE_SHARES)
-                _add_driver(people, name, float(s), float(d), direction, base)
+                _add_driver(people, _choose(rng, LANE_SHARES), float(s), float(d), direction, base)
 
 
 def _add_driver(people: Population, name: str, s: float, d: float, direction: int, base: Travel) -> None:
@@ -262,6 +274,8 @@ def add_pedestrians(people: Population) -> None:
 def populate(spec: WorldSpec, road: Road, drive: EgoDrive) -> list[Agent]:
     """All agents of a scene; what is placed first finds most room."""
     people = Population(spec, road, drive)
-    for add in (add_works, add_lane_traffic, add_cyclists, add_barrier_rows, add_parked, add_pedestrians):
+    for add in (
+        add_works, add_long_vehicles, add_lane_traffic, add_cyclists, add_barrier_rows, add_parked, add_pedestrians,
+    ):  # fmt: skip
         add(people)
     return people.agents
