@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+import perceptkd.compat  # noqa: F401  (tests import mmdet3d in any order)
+
 SLOW_SHARE = 0.5
 
 
