@@ -2,7 +2,7 @@
 _base_ = [
     "../_base_/models/bev_lidar_voxel_sim.py",
     "../_base_/datasets/nuscenes_sim_splits.py",
-    "../_base_/schedules/bev_sim.py",
+    "../_base_/schedules/bev_sim_splits.py",
     "../_base_/runtime/default.py",
 ]
 

@@ -6,7 +6,7 @@ model = dict(
     type="perceptkd.DistillModel",
     student={{_base_.model}},
     teachers=dict(
-        lidar=dict(config="configs/bev/lidar_voxel_sim.py", checkpoint="work_dirs/teachers/lidar_voxel_sim/epoch_6.pth")
+        lidar=dict(config="configs/bev/lidar_voxel_sim.py", checkpoint="work_dirs/teachers/lidar_voxel_sim/epoch_4.pth")
     ),
     distillers=[
         dict(type="perceptkd.UniDistill", teacher="lidar", weights=dict(feature=100.0, relation=40.0, response=10.0))

@@ -3,7 +3,7 @@
 _base_ = [
     "../_base_/models/bev_camera_sim.py",
     "../_base_/datasets/nuscenes_sim_splits.py",
-    "../_base_/schedules/bev_sim.py",
+    "../_base_/schedules/bev_sim_splits.py",
     "../_base_/runtime/default.py",
 ]
 

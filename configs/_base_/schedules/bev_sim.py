@@ -1,6 +1,6 @@
-# 6 passes in batches of 4, annealed to zero so that results can be compared: 480 steps over the 320 frames of the
-# v1.0-mini world, 720 over the 480 of the splits. The validation before the last shows whether a run has settled.
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=6, val_begin=5, val_interval=1)
+# 4 passes in batches of 4, annealed to zero so that results can be compared: 320 steps over the v1.0-mini world.
+# The validation before the last shows whether a run has settled.
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=4, val_begin=3, val_interval=1)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
@@ -10,6 +10,6 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=100),
-    dict(type="CosineAnnealingLR", T_max=6, end=6, eta_min=0.0, by_epoch=True, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", T_max=4, end=4, eta_min=0.0, by_epoch=True, convert_to_iter_based=True),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=4)
