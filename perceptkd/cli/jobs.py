@@ -137,6 +137,7 @@ def _run(job: Job) -> None:
     """Trains (or resumes, or reads back) and evaluates; the only writer of the job's folder."""
     from perceptkd.cli.test import evaluate
     from perceptkd.cli.train import train
+    from perceptkd.engine.checkpoints import recorded_metrics
 
     config, work_dir = job.build_config(), job.work_dir
     result_path = work_dir / RESULT_FILE
@@ -148,6 +149,9 @@ def _run(job: Job) -> None:
         result["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         result["checkpoint"] = (work_dir / "last_checkpoint").read_text().strip()
         result["history"] = validation_history(work_dir)
+        last_validation = recorded_metrics(result["checkpoint"])
+        if last_validation is not None:
+            result["val"] = last_validation
         write_json(result_path, result)
     for split in job.splits:
         if split not in result:

@@ -1,6 +1,5 @@
 # 4 passes in batches of 4, annealed to zero so that results can be compared: 320 steps over the v1.0-mini world.
-# The validation before the last shows whether a run has settled.
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=4, val_begin=3, val_interval=1)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=4, val_interval=4)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
