@@ -32,10 +32,11 @@ class Frame:
 
 
 class Frames:
-    """The validation set of a configuration.
+    """The validation set of a configuration, with all sensors: student and teacher look at the same samples.
 
     Args:
-        config_path: Configuration whose ``val_dataloader`` names the frames.
+        config_path: Configuration whose ``val_dataloader`` names the frames and whose ``test_pipeline`` loads every
+            sensor.
     """
 
     def __init__(self, config_path: str) -> None:
@@ -45,7 +46,7 @@ class Frames:
 
         config = Config.fromfile(config_path)
         init_default_scope(config.get("default_scope", "mmdet3d"))
-        self._dataset = DATASETS.build(config.val_dataloader.dataset)
+        self._dataset = DATASETS.build({**config.val_dataloader.dataset, "pipeline": config.test_pipeline})
         self.class_names: Sequence[str] = self._dataset.metainfo["classes"]
 
     def __getitem__(self, index: int) -> Frame:
