@@ -3,7 +3,7 @@
 import torch
 
 from perceptkd.engine.precision import chosen_precision
-from perceptkd.ops import mmcv_ext
+from perceptkd.ops import mmcv_ext, sparse
 
 
 def backends() -> dict[str, str]:
@@ -15,6 +15,7 @@ def backends() -> dict[str, str]:
     return {
         **chosen_precision(),
         **mmcv_ext.backends(),
+        "sparse": sparse.chosen_backend(),
         "threads": str(torch.get_num_threads()),
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
     }

@@ -82,6 +82,7 @@ def test_the_choice_is_kept_for_results(has_amx) -> None:
     build(model).initialize_count_status(model, 0, 1)
     assert backends()["amp"] == "bfloat16"
     assert backends()["mmcv_ops"] == "own"
+    assert backends()["sparse"] == "torch"
     build(model, precision="fp32").initialize_count_status(model, 0, 1)
     assert backends()["amp"] == "off"
 
