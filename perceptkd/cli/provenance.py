@@ -45,12 +45,13 @@ def provenance() -> dict[str, Any]:
 
 
 def machine() -> str:
-    """One line: processor, cores, AMX, memory."""
+    """One line: processor, what it computes bf16 with, cores, memory."""
     information = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     model = next((line.split(":")[1].strip() for line in information.splitlines() if line.startswith("model name")), "")
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    amx = " with AMX" if "amx_bf16" in information else ""
-    return f"{model or platform.processor()}{amx}, {os.cpu_count()} cores, {memory_gib:.0f} GiB"
+    units = {"amx_bf16": " with AMX", "avx512_bf16": " with AVX512-BF16"}
+    unit = next((name for flag, name in units.items() if flag in information), "")
+    return f"{model or platform.processor()}{unit}, {os.cpu_count()} cores, {memory_gib:.0f} GiB"
 
 
 def versions() -> dict[str, str]:

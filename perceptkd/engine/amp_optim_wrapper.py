@@ -44,7 +44,8 @@ class AmpOptimWrapper(OptimWrapper):
         self._precision = choose_precision(next(model.parameters()).device, request=self._request)
         if self._precision.channels_last:
             to_channels_last(model)
-            for teacher in getattr(getattr(model, "module", model), "teachers", {}).values():
+            distillation = getattr(getattr(model, "module", model), "distillers", None)  # teachers are no modules of it
+            for teacher in getattr(distillation, "teachers", {}).values():
                 if teacher.model is not None:  # a cached teacher has none
                     to_channels_last(teacher.model)
         record_precision(self._precision)

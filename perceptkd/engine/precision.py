@@ -44,10 +44,11 @@ class Precision:
 
 
 @cache
-def cpu_has_amx() -> bool:
-    """Whether the CPU multiplies bf16 tiles in hardware (Linux names it ``amx_bf16``)."""
+def cpu_computes_bf16() -> bool:
+    """Whether the CPU multiplies bf16 in hardware: AMX tiles or AVX-512 (Linux names them in ``/proc/cpuinfo``)."""
     information = Path("/proc/cpuinfo")
-    return information.exists() and " amx_bf16" in information.read_text(errors="replace")
+    known = information.read_text(errors="replace") if information.exists() else ""
+    return any(f" {flag}" in known for flag in ("amx_bf16", "avx512_bf16"))
 
 
 def choose_precision(device: torch.device | str, *, request: str = "auto") -> Precision:
@@ -67,14 +68,14 @@ def choose_precision(device: torch.device | str, *, request: str = "auto") -> Pr
     if torch.device(device).type == "cuda":
         able, hardware = torch.cuda.is_bf16_supported(including_emulation=False), "this GPU computes bf16"
     else:
-        able, hardware = cpu_has_amx(), "this CPU has AMX"
+        able, hardware = cpu_computes_bf16(), "this CPU computes bf16"
     if request == "bf16":
         if torch.device(device).type == "cuda" and not able:
             raise ValueError("bf16 was asked for, but this GPU has no bf16 arithmetic: use precision='auto' or 'fp32'")
         return Precision(torch.bfloat16, True, "bf16 was asked for")
     if able:
         return Precision(torch.bfloat16, True, hardware)
-    return Precision(None, False, hardware.replace("computes", "does not compute").replace("has AMX", "has no AMX"))
+    return Precision(None, False, hardware.replace("computes", "does not compute"))
 
 
 def to_channels_last(model: nn.Module) -> int:

@@ -1,19 +1,23 @@
 """bf16 on the CPU: what is computed in it, what stays fp32, and who decides."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.registry import OPTIM_WRAPPERS, DefaultScope
 from torch import nn
 
 from perceptkd.engine import backends, precision
 from perceptkd.engine.precision import choose_precision, to_channels_last
+from perceptkd.registry import MODELS
 
 
 @pytest.fixture
-def has_amx(monkeypatch: pytest.MonkeyPatch):
-    """Pretend that the CPU has, or has not, AMX."""
-    return lambda answer: monkeypatch.setattr(precision, "cpu_has_amx", lambda: answer)
+def cpu_computes_bf16(monkeypatch: pytest.MonkeyPatch):
+    """Pretend that the CPU multiplies bf16 in hardware, or does not."""
+    return lambda answer: monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: answer)
 
 
 def build(model: nn.Module, **options: object):
@@ -21,22 +25,22 @@ def build(model: nn.Module, **options: object):
     return OPTIM_WRAPPERS.build({"type": "perceptkd.AmpOptimWrapper", "optimizer": optimizer, **options})
 
 
-def test_rule_on_the_cpu(has_amx) -> None:
-    has_amx(True)
+def test_rule_on_the_cpu(cpu_computes_bf16) -> None:
+    cpu_computes_bf16(True)
     chosen = choose_precision("cpu")
-    assert (chosen.dtype, chosen.channels_last, chosen.reason) == (torch.bfloat16, True, "this CPU has AMX")
-    has_amx(False)
+    assert (chosen.dtype, chosen.channels_last, chosen.reason) == (torch.bfloat16, True, "this CPU computes bf16")
+    cpu_computes_bf16(False)
     chosen = choose_precision("cpu")
-    assert (chosen.dtype, chosen.channels_last, chosen.reason) == (None, False, "this CPU has no AMX")
+    assert (chosen.dtype, chosen.channels_last, chosen.reason) == (None, False, "this CPU does not compute bf16")
     assert choose_precision("cpu", request="bf16").dtype is torch.bfloat16
-    has_amx(True)
+    cpu_computes_bf16(True)
     assert choose_precision("cpu", request="fp32").dtype is None
     with pytest.raises(ValueError, match="auto, bf16 or fp32"):
         choose_precision("cpu", request="fp16")
 
 
-def test_forward_is_bf16_and_everything_kept_is_fp32(has_amx) -> None:
-    has_amx(True)
+def test_forward_is_bf16_and_everything_kept_is_fp32(cpu_computes_bf16) -> None:
+    cpu_computes_bf16(True)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
     wrapper = build(model)
     wrapper.initialize_count_status(model, 0, 1)
@@ -51,8 +55,19 @@ def test_forward_is_bf16_and_everything_kept_is_fp32(has_amx) -> None:
     assert not torch.equal(before, model[0].weight)
 
 
-def test_fp32_changes_nothing(has_amx) -> None:
-    has_amx(True)
+def test_teachers_are_laid_out_as_the_student(cpu_computes_bf16, repository: Path) -> None:
+    cpu_computes_bf16(True)
+    folder = repository / "tests/assets/tiny_coco"
+    runpy.run_path(str(folder / "mimic.py"))
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        model = MODELS.build(Config.fromfile(folder / "distill.py").model)
+    build(model).initialize_count_status(model, 0, 1)
+    for part in (model.student, model.distillers.teachers["big"].model):
+        assert part.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_fp32_changes_nothing(cpu_computes_bf16) -> None:
+    cpu_computes_bf16(True)
     model = nn.Sequential(nn.Conv2d(3, 4, 3))
     inputs = torch.rand(2, 3, 4, 4)
     expected = model(inputs)
@@ -76,8 +91,8 @@ def test_channels_last_touches_2d_convolutions_alone() -> None:
     assert all(p is q and torch.equal(p, v) for p, q, v in zip(parameters, model.parameters(), values))
 
 
-def test_the_choice_is_kept_for_results(has_amx) -> None:
-    has_amx(True)
+def test_the_choice_is_kept_for_results(cpu_computes_bf16) -> None:
+    cpu_computes_bf16(True)
     model = nn.Linear(2, 2)
     build(model).initialize_count_status(model, 0, 1)
     assert backends()["amp"] == "bfloat16"
