@@ -26,6 +26,19 @@ FAINTEST = 0.035
 LOW_M, LOW_LOSS = 0.35, 0.65
 """Returns of an object's lowest part drown in those of the ground."""
 RAIN_RETURNS = 0.02
+SIGHT_M = RANGE_M + 20.0
+"""Geometry placed within this distance along the road can reach into the range."""
+
+
+def ray_directions() -> np.ndarray:
+    """Unit directions [BEAMS, AZIMUTHS, 3] in the sensor frame: azimuth 0 looks along +x and turns clockwise."""
+    elevation = np.radians(LOWEST_DEG + BEAM_STEP_DEG * np.arange(BEAMS))[:, None]
+    angle = -2.0 * np.pi * np.arange(AZIMUTHS) / AZIMUTHS
+    level = np.cos(elevation)
+    return np.stack([level * np.cos(angle), level * np.sin(angle), np.sin(elevation) + 0.0 * angle], -1)
+
+
+DIRECTIONS = ray_directions()
 
 
 class LidarSweep(NamedTuple):
@@ -44,14 +57,14 @@ class LidarSweep(NamedTuple):
 
 def cast_lidar(scene: Scene, t: float) -> LidarSweep:
     """The sweep taken at ``t`` seconds, as if at one instant."""
-    snapshot = scene.snapshot(t)
+    snapshot = scene.snapshot(t, SIGHT_M)
     pose = scene.ego_pose(t) @ RIG[LIDAR].ego_from_sensor
     key = np.uint64(scene.spec.noise_key("lidar", t))
-    distance, winner, facing = trace_rays(snapshot.corners, snapshot.material, pose, POROSITY, key)
+    distance, winner, facing = trace_rays(snapshot.corners, snapshot.material, pose, DIRECTIONS, POROSITY, key)
     weather = scene.weather
     points, hit = collect_returns(
-        distance, winner, facing, snapshot.material, snapshot.floor, pose, REFLECTANCE, LOSS, weather.rain,
-        weather.lidar_loss, key,
+        distance, winner, facing, snapshot.material, snapshot.floor, pose, DIRECTIONS, REFLECTANCE, LOSS,
+        weather.rain, weather.lidar_loss, key,
     )  # fmt: skip
     return LidarSweep(points, *label_hits(snapshot, hit))
 
@@ -64,16 +77,13 @@ def label_hits(snapshot: Snapshot, hit: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 @kernel
-def ray_direction(beam: int, azimuth: int) -> tuple[float, float, float]:
-    """Unit direction of a ray in the sensor frame: azimuth 0 looks along +x and turns clockwise."""
-    elevation = np.radians(LOWEST_DEG + BEAM_STEP_DEG * beam)
-    angle = -2.0 * np.pi * azimuth / AZIMUTHS
-    return np.cos(elevation) * np.cos(angle), np.cos(elevation) * np.sin(angle), np.sin(elevation)
-
-
-@kernel
 def trace_rays(
-    corners: np.ndarray, material: np.ndarray, pose: np.ndarray, porosity: np.ndarray, key: np.uint64
+    corners: np.ndarray,
+    material: np.ndarray,
+    pose: np.ndarray,
+    directions: np.ndarray,
+    porosity: np.ndarray,
+    key: np.uint64,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Nearest hit of every ray.
 
@@ -81,6 +91,7 @@ def trace_rays(
         corners: [T, 3, 3] global.
         material: [T].
         pose: global_from_sensor [4, 4].
+        directions: [BEAMS, AZIMUTHS, 3], see ``ray_directions``.
         porosity: Probability by material that a ray passes through.
         key: Noise key.
 
@@ -90,10 +101,6 @@ def trace_rays(
     distance = np.full((BEAMS, AZIMUTHS), np.inf)
     winner = np.full((BEAMS, AZIMUTHS), -1, np.int32)
     facing = np.zeros((BEAMS, AZIMUTHS))
-    directions = np.empty((BEAMS, AZIMUTHS, 3))
-    for beam in range(BEAMS):
-        for azimuth in range(AZIMUTHS):
-            directions[beam, azimuth] = ray_direction(beam, azimuth)
     local = np.empty((3, 3))
     for t in range(len(corners)):
         for k in range(3):
@@ -201,7 +208,8 @@ def _horizontal_range(local: np.ndarray) -> tuple[float, float]:
 @kernel
 def collect_returns(
     distance: np.ndarray, winner: np.ndarray, facing: np.ndarray, material: np.ndarray, floor: np.ndarray,
-    pose: np.ndarray, reflectance: np.ndarray, loss: np.ndarray, rain: float, loss_per_10m: float, key: np.uint64,
+    pose: np.ndarray, directions: np.ndarray, reflectance: np.ndarray, loss: np.ndarray, rain: float,
+    loss_per_10m: float, key: np.uint64,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Points that come back.
 
@@ -212,6 +220,7 @@ def collect_returns(
         material: [T].
         floor: [T] global height of the ground below an agent's triangle, -inf for the street.
         pose: global_from_sensor [4, 4].
+        directions: [BEAMS, AZIMUTHS, 3].
         reflectance: Share sent back, by material.
         loss: Probability of loss, by material.
         rain: Rain in the air, 0..1.
@@ -228,7 +237,7 @@ def collect_returns(
         for beam in range(BEAMS):
             ray = np.uint64(beam * AZIMUTHS + azimuth)
             metres, t = distance[beam, azimuth], winner[beam, azimuth]
-            x, y, z = ray_direction(beam, azimuth)
+            x, y, z = directions[beam, azimuth, 0], directions[beam, azimuth, 1], directions[beam, azimuth, 2]
             echo = 0.0
             if t >= 0:
                 above = (pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z) * metres + pose[2, 3] - floor[t]

@@ -98,13 +98,13 @@ class Scene:
         """Global velocities [N, 3] of all agents in m/s."""
         return self._fleet.velocity(t)
 
-    def snapshot(self, t: float) -> Snapshot:
-        """Geometry near the ego car at ``t`` seconds."""
+    def snapshot(self, t: float, view_m: float = VIEW_M) -> Snapshot:
+        """Geometry near the ego car at ``t`` seconds: along the road within ``view_m``."""
         s = self.drive.place(t)
-        low, high = np.searchsorted(self._static_s, [s - VIEW_M, s + VIEW_M])
+        low, high = np.searchsorted(self._static_s, [s - view_m, s + view_m])
         static = self._static[low:high]
         ground, yaw = self._fleet.pose(t)
-        near = np.hypot(*(ground[:, :2] - self.ego_pose(t)[:2, 3]).T) < VIEW_M
+        near = np.hypot(*(ground[:, :2] - self.ego_pose(t)[:2, 3]).T) < view_m
         shapes = self._shapes[np.flatnonzero(near[self._shapes.owner])]
         moved = place_agents(shapes.corners, shapes.owner, ground, np.cos(yaw), np.sin(yaw))
         none = np.zeros(len(static), np.int32)

@@ -118,7 +118,8 @@ def _shade_hit(
     u, v = u_rate * depth + frames[t, 6], v_rate * depth + frames[t, 10]
     # footprint: change of u and v from a pixel to its neighbours, along the surface
     metres = depth / focal
-    lean_x, lean_y = frames[t, 11] / facing, frames[t, 12] / facing
+    inverse = 1.0 / facing
+    lean_x, lean_y = frames[t, 11] * inverse, frames[t, 12] * inverse
     fu = metres * (abs(frames[t, 13] - u_rate * lean_x) + abs(frames[t, 14] - u_rate * lean_y))
     fv = metres * (abs(frames[t, 15] - v_rate * lean_x) + abs(frames[t, 16] - v_rate * lean_y))
     glow = 0.0

@@ -3,7 +3,7 @@
 import numpy as np
 
 from perceptkd.datasets.simworld import LIDAR, RIG, LidarSweep, Scene
-from perceptkd.datasets.simworld.lidar import AZIMUTHS, BEAMS, RANGE_M, collect_returns, ray_direction, trace_rays
+from perceptkd.datasets.simworld.lidar import AZIMUTHS, BEAMS, DIRECTIONS, RANGE_M, collect_returns, trace_rays
 from perceptkd.datasets.simworld.materials import LOSS, POROSITY, REFLECTANCE, Material
 
 INSTANT = 6.0
@@ -18,8 +18,8 @@ def test_traced_rays_hit_what_brute_force_hits() -> None:
     pose[:3, :3] = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
     pose[:3, 3] = (0.5, -0.3, 0.2)
     solid = np.full(80, Material.PLAIN, np.uint8)
-    distance, winner, _ = trace_rays(corners, solid, pose, POROSITY, KEY)
-    rays = np.array([[ray_direction(b, a) for a in range(0, AZIMUTHS, 7)] for b in range(BEAMS)]) @ pose[:3, :3].T
+    distance, winner, _ = trace_rays(corners, solid, pose, DIRECTIONS, POROSITY, KEY)
+    rays = DIRECTIONS[:, ::7] @ pose[:3, :3].T
     e1, e2, off = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0], pose[:3, 3] - corners[:, 0]
     p = np.cross(rays[:, :, None], e2)
     det = (p * e1).sum(-1)
@@ -34,9 +34,9 @@ def test_traced_rays_hit_what_brute_force_hits() -> None:
 
 def test_a_plane_is_seen_at_its_distance() -> None:
     ground = np.array([[[-90, -90, -1.8], [90, -90, -1.8], [0, 120, -1.8]]], float)
-    distance, _, facing = trace_rays(ground, np.zeros(1, np.uint8), np.eye(4), POROSITY, KEY)
+    distance, _, facing = trace_rays(ground, np.zeros(1, np.uint8), np.eye(4), DIRECTIONS, POROSITY, KEY)
     for beam in (0, 5, 12):
-        down = -ray_direction(beam, 0)[2]
+        down = -DIRECTIONS[beam, 0, 2]
         np.testing.assert_allclose(distance[beam], 1.8 / down, rtol=1e-9)
         np.testing.assert_allclose(facing[beam], down, rtol=1e-9)
     assert np.isinf(distance[-8:]).all()
@@ -72,9 +72,10 @@ def test_labelled_points_lie_in_their_boxes(scene: Scene, sweep: LidarSweep, to_
 def test_range_noise_is_about_two_centimetres(scene: Scene) -> None:
     snapshot = scene.snapshot(INSTANT)
     pose = scene.ego_pose(INSTANT) @ RIG[LIDAR].ego_from_sensor
-    distance, winner, facing = trace_rays(snapshot.corners, snapshot.material, pose, POROSITY, KEY)
-    points, hit = collect_returns(distance, winner, facing, snapshot.material, snapshot.floor, pose, REFLECTANCE, LOSS,
-                                  0.0, 0.0, KEY)  # fmt: skip
+    distance, winner, facing = trace_rays(snapshot.corners, snapshot.material, pose, DIRECTIONS, POROSITY, KEY)
+    points, hit = collect_returns(
+        distance, winner, facing, snapshot.material, snapshot.floor, pose, DIRECTIONS, REFLECTANCE, LOSS, 0.0, 0.0, KEY
+    )
     ring = points[:, 4].astype(int)
     azimuth = np.round(-np.arctan2(points[:, 1], points[:, 0]) * AZIMUTHS / (2 * np.pi)).astype(int) % AZIMUTHS
     error = np.linalg.norm(points[:, :3], axis=1) - distance[ring, azimuth]
@@ -88,7 +89,7 @@ def returned_share(material: int, metres: float, floor: float = -np.inf) -> floa
     shape = (BEAMS, AZIMUTHS)
     points, _ = collect_returns(
         np.full(shape, metres), np.zeros(shape, np.int32), np.ones(shape), np.full(1, material, np.uint8),
-        np.full(1, floor), np.eye(4), REFLECTANCE, LOSS, 0.0, 0.0, KEY,
+        np.full(1, floor), np.eye(4), DIRECTIONS, REFLECTANCE, LOSS, 0.0, 0.0, KEY,
     )  # fmt: skip
     return len(points) / (BEAMS * AZIMUTHS)
 
