@@ -3,6 +3,7 @@
 Weights are stored as spconv stores them, [C_out, (kz,) ky, kx, C_in], and checkpoints of spconv 1 and mmcv, which are
 [(kz,) ky, kx, C_in, C_out], are turned round on loading. A kernel of one cell is a plain product; spconv reads the
 memory of its weight as a matrix [C_in, C_out] there, so this does too, or trained weights would mean something else.
+Older checkpoints hold that very matrix, so there the memory is kept and only the shape changes.
 """
 
 import math
@@ -145,7 +146,8 @@ class SparseConvolution(SparseModule):
         if stored is not None and tuple(stored.shape) == turned:
             is_ambiguous = turned == tuple(self.weight.shape)
             if not is_ambiguous or local_metadata.get("version") != KRSC_VERSION:
-                state_dict = {**state_dict, key: stored.movedim(-1, 0)}
+                kept = self.is_pointwise
+                state_dict = {**state_dict, key: stored.reshape(self.weight.shape) if kept else stored.movedim(-1, 0)}
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def extra_repr(self) -> str:

@@ -5,7 +5,14 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from perceptkd.ops.sparse import SparseConv3d, SparseInverseConv3d, SparseSequential, SubMConv2d, SubMConv3d
+from perceptkd.ops.sparse import (
+    SparseConv3d,
+    SparseInverseConv3d,
+    SparseSequential,
+    SparseTensor,
+    SubMConv2d,
+    SubMConv3d,
+)
 
 
 def test_layout_is_out_kernel_in() -> None:
@@ -29,6 +36,27 @@ def test_weights_of_spconv_1_are_turned(channels) -> None:
     turned = torch.randn(3, 3, 3, *channels)
     layer.load_state_dict(OrderedDict(weight=turned))
     assert torch.equal(layer.weight, turned.movedim(-1, 0))
+
+
+@pytest.mark.parametrize("channels", [(5, 7), (4, 4)])
+@pytest.mark.parametrize("layer_type", [SubMConv3d, SparseConv3d])
+def test_a_pointwise_weight_of_spconv_1_stays_the_same_product(layer_type, channels) -> None:
+    """There the old weight [1, 1, 1, C_in, C_out] is a plain matrix on the features."""
+    layer = layer_type(*channels, 1, bias=False)
+    turned = torch.randn(1, 1, 1, *channels)
+    layer.load_state_dict(OrderedDict(weight=turned))
+    features, coordinates = torch.randn(2, channels[0]), torch.tensor([[0, 0, 0, 1], [0, 1, 0, 0]]).int()
+    found = layer(SparseTensor(features, coordinates, (2, 2, 2), 1)).features
+    torch.testing.assert_close(found, features @ turned[0, 0, 0])
+
+
+def test_a_strided_kernel_of_one_cell_is_turned_like_any_other() -> None:
+    layer = SparseConv3d(5, 7, 1, 2, bias=False)
+    turned = torch.randn(1, 1, 1, 5, 7)
+    layer.load_state_dict(OrderedDict(weight=turned))
+    features, coordinates = torch.randn(1, 5), torch.tensor([[0, 0, 0, 0]]).int()
+    found = layer(SparseTensor(features, coordinates, (2, 2, 2), 1)).features
+    torch.testing.assert_close(found, features @ turned[0, 0, 0])
 
 
 def test_where_both_layouts_have_one_shape_the_stored_version_decides() -> None:
