@@ -49,6 +49,11 @@ def test_importing_compat_loads_nothing_heavy() -> None:
     assert succeeds(f"import sys, perceptkd.compat; print({loaded})").strip() == "[]"
 
 
+def test_transforms_import_on_their_own() -> None:
+    """A script may import them before anything that would have made mmdet3d importable."""
+    succeeds("import perceptkd.datasets.transforms")
+
+
 def test_applying_twice_changes_nothing() -> None:
     before = list(sys.meta_path)
     compat.apply()

@@ -116,7 +116,7 @@ def test_frames_are_found_by_index_where_samples_carry_no_token(tiny_world):
     assert evaluate(tiny_world, token=False) == evaluate(tiny_world, token=True)
 
 
-def test_absent_classes_are_told_apart(tiny_world, caplog):
+def test_absent_classes_are_told_apart(tiny_world):
     metrics = evaluate(tiny_world)
     absent = [name for name in CLASSES if name not in present_classes(metrics)]
     assert absent
@@ -210,7 +210,7 @@ def test_inputs_are_left_as_they_are(tiny_world):
 
 
 def test_many_boxes_are_converted_quickly(tiny_world):
-    """240 frames of 500 boxes: the conversion must not be the slow part of an evaluation."""
+    """24 frames of 500 boxes: the conversion must not be the slow part of an evaluation."""
     rng = np.random.default_rng(0)
     info = load_infos(tiny_world)[0]
     boxes, labels = rng.uniform(1, 2, (500, 9)), rng.integers(0, 10, 500)

@@ -45,7 +45,7 @@ def image_augmentation_matrix(
 
 @TRANSFORMS.register_module()
 class AugmentImages(BaseTransform):
-    """Bring every camera image to one size, at random in training, at the middle of the ranges in test.
+    """Bring every camera image to one size: drawn at random in training, fixed in test.
 
     Reads ``img`` (list of [H, W, 3] uint8) and ``img_aug_matrix`` where an earlier step recorded one (a reduced JPEG
     decode is such a step). Writes ``img`` and ``img_aug_matrix`` ([V, 4, 4], on (u, v, depth, 1)).

@@ -1,8 +1,5 @@
 """Sensor files to arrays, each file checked: a bad one ends in an error that names the sample and the file."""
 
-import perceptkd.compat  # noqa: F401  (mmdet3d is importable after it)
-
-# isort: split
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmdet3d.structures.points import LiDARPoints
 
+from perceptkd.datasets.transforms.packing import pad_matrix
 from perceptkd.registry import TRANSFORMS
 
 BYTES_PER_FLOAT = 4
@@ -78,14 +76,6 @@ def load_image(path: str | Path, *, sample: str) -> np.ndarray:
     return image
 
 
-def _homogeneous(matrix: Sequence[Sequence[float]]) -> np.ndarray:
-    """A 3x3, 3x4 or 4x4 matrix as 4x4."""
-    array = np.asarray(matrix, dtype=np.float64)
-    result = np.eye(4)
-    result[: array.shape[0], : array.shape[1]] = array
-    return result
-
-
 @TRANSFORMS.register_module()
 class LoadPoints(BaseTransform):
     """The key frame's LiDAR points and those of earlier sweeps, moved to the key frame's LiDAR frame.
@@ -126,7 +116,7 @@ class LoadPoints(BaseTransform):
         frame = sweep["lidar_points"]
         points = load_points(frame["lidar_path"], results["lidar_points"]["num_pts_feats"], sample=results["token"])
         points = points[(np.abs(points[:, :2]) >= self.remove_close_m).any(axis=1), :4]
-        key_from_sweep = np.linalg.inv(_homogeneous(frame["lidar2sensor"]))
+        key_from_sweep = np.linalg.inv(pad_matrix(frame["lidar2sensor"]))
         moved = points[:, :3] @ key_from_sweep[:3, :3].T + key_from_sweep[:3, 3]
         age = np.full((len(points), 1), results["timestamp"] - sweep["timestamp"])
         return np.concatenate([moved, points[:, 3:], age], axis=1).astype(np.float32)
@@ -163,7 +153,7 @@ class LoadMultiViewImages(BaseTransform):
         if len(shapes) > 1:
             raise ValueError(f"sample {results['token']}: its images differ in size: {sorted(shapes)} (H, W)")
         shape = shapes.pop()
-        cam2img = np.stack([_homogeneous(view["cam2img"]) for view in views]).astype(np.float32)
+        cam2img = np.stack([pad_matrix(view["cam2img"]) for view in views]).astype(np.float32)
         results.update(
             img=images,
             filename=[view["img_path"] for view in views],
@@ -171,7 +161,7 @@ class LoadMultiViewImages(BaseTransform):
             num_views=len(views),
             cam2img=cam2img,
             ori_cam2img=cam2img.copy(),
-            lidar2cam=np.stack([_homogeneous(view["lidar2cam"]) for view in views]).astype(np.float32),
+            lidar2cam=np.stack([pad_matrix(view["lidar2cam"]) for view in views]).astype(np.float32),
             img_shape=shape,
             ori_shape=shape,
             pad_shape=shape,

@@ -14,7 +14,7 @@ META_KEYS = ("sample_idx", "token", "timestamp", "ego2global", "box_type_3d", "b
 
 
 def pad_matrix(matrix: np.ndarray) -> np.ndarray:
-    """A [3, 3] or [3, 4] matrix in the upper left of a [4, 4] identity.
+    """A [3, 3], [3, 4] or [4, 4] matrix in the upper left of a [4, 4] identity.
 
     >>> pad_matrix(np.full((3, 3), 2.0))[2:].tolist()
     [[2.0, 2.0, 2.0, 0.0], [0.0, 0.0, 0.0, 1.0]]

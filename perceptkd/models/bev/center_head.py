@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from mmdet3d.models.dense_heads import CenterHead
+from mmengine.dist import get_world_size
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -59,7 +60,8 @@ class BEVCenterHead(CenterHead):
         for index, instances in enumerate(batch_gt_instances_3d):
             box = instances.bboxes_3d
             boxes.append(torch.cat([box.gravity_center, box.tensor[:, 3:]], dim=1).float().to(device))
-            labels.append(self.dataset_label_to_task[instances.labels_3d.to(device)])
+            label = instances.labels_3d.to(device)
+            labels.append(self.dataset_label_to_task[label.clamp(min=0)].where(label >= 0, -1))
             samples.append(torch.full((len(box),), index, device=device))
         return build_center_targets(
             torch.cat(boxes),
@@ -74,15 +76,19 @@ class BEVCenterHead(CenterHead):
     def loss_by_feat(
         self, preds_dicts: TaskMaps, batch_gt_instances_3d: Sequence[InstanceData], *_: object, **__: object
     ) -> dict[str, Tensor]:
-        """Heatmap and regression loss of every task; ``preds_dicts`` is left as it is."""
+        """Heatmap and regression loss of every task; ``preds_dicts`` is left as it is.
+
+        Without any peak in the batch of all ranks the heatmap loss is divided by 1, as it would be in one process.
+        """
         losses = {}
+        one_peak = 1 / get_world_size()
         targets = self.get_targets(batch_gt_instances_3d)
         device_type = self.task_label_to_dataset.device.type
         with torch.autocast(device_type, enabled=False):
             for index, (task, (maps, *_levels)) in enumerate(zip(targets, preds_dicts, strict=True)):
                 heatmap = maps["heatmap"].float().sigmoid().clamp(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
                 losses[f"task{index}.loss_heatmap"] = self.loss_cls(
-                    heatmap, task.heatmap, avg_factor=task.num_peaks.clamp(min=1)
+                    heatmap, task.heatmap, avg_factor=task.num_peaks.clamp(min=one_peak)
                 )
                 regression = torch.cat([maps[key].float() for key in REGRESSION_KEYS if key in maps], dim=1)
                 predicted = regression[task.sample, :, task.row, task.column]

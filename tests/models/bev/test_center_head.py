@@ -8,6 +8,7 @@ from mmdet3d.models.dense_heads import CenterHead
 from mmdet3d.structures import LiDARInstance3DBoxes
 from mmengine.structures import InstanceData
 
+from perceptkd.models.bev import center_head, center_targets
 from perceptkd.models.bev.center_head import BEVCenterHead
 
 CLASSES = ["car", "truck", "bus", "pedestrian"]
@@ -168,6 +169,29 @@ def test_the_class_order_decides_the_task() -> None:
         for names in (CLASSES, ["pedestrian", "car", "truck", "bus"])
     ]
     assert counts == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_a_box_of_another_class_is_no_target() -> None:
+    """Label -1 would be the last class if it were taken as an index."""
+    for task in make_head().get_targets([make_instances(BOX, labels=[-1])]):
+        assert len(task.boxes) == 0
+        assert task.heatmap.sum() == 0
+
+
+def test_two_ranks_with_one_object_between_them_equal_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contract 9 where there are fewer objects than ranks: the mean count is below 1 and must stay there."""
+    head, features = make_head().eval(), torch.randn(2, 8, 30, 40)
+    truth = [make_instances(BOX, labels=[0]), make_instances(labels=[])]
+    joint = head.loss_by_feat(head([features]), truth)
+    means = [count / 2 for task in head.get_targets(truth) for count in (task.num_peaks, task.num_boxes)]
+    monkeypatch.setattr(center_head, "get_world_size", lambda: 2)
+    ranks = []
+    for rank in range(2):
+        reduced = iter(means)
+        monkeypatch.setattr(center_targets, "all_reduce_mean", lambda _, reduced=reduced: next(reduced))
+        ranks.append(head.loss_by_feat(head([features[rank : rank + 1]]), truth[rank : rank + 1]))
+    for name, value in joint.items():
+        torch.testing.assert_close((ranks[0][name] + ranks[1][name]) / 2, value, rtol=1e-3, atol=1e-5)
 
 
 def test_unequal_class_lists_are_refused() -> None:

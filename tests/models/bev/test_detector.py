@@ -9,6 +9,7 @@ from mmengine.config import Config
 from torch import nn
 
 from perceptkd.models.bev.detector import BEVDetector
+from perceptkd.models.bev.geometry import lift_frustum, stack_calibration
 from perceptkd.registry import MODELS
 
 MODALITIES = ("camera", "lidar_pillar", "lidar_voxel", "fusion")
@@ -102,14 +103,23 @@ def test_two_models_share_one_raw_batch(detectors, make_batch) -> None:
 
 
 def test_boxes_lie_where_lidar_and_cameras_put_them(detectors, make_batch) -> None:
-    """A point at (x, y) lights up the same cell in both sensors' maps: one layout, one frame."""
-    model, batch = detectors["lidar_pillar"].eval(), make_batch(1)
-    batch["inputs"]["points"][0] = torch.tensor([[20.0, -7.0, -1.0, 1.0, 0.0]])
-    data = model.data_preprocessor(batch)
-    cell = model.lidar_encoder(data["inputs"]["voxels"], 1)[0].abs().sum(0).nonzero()[0]
-    index, inside = model.grid.cell_index(torch.tensor([20.0, -7.0, -1.0]))
-    assert inside
-    assert int(cell[0] * 80 + cell[1]) == int(index)
+    """A point lights up the same cell in both sensors' maps: one layout, one frame."""
+    lidar, camera, batch = detectors["lidar_pillar"].eval(), detectors["camera"].eval(), make_batch(1)
+    splat = camera.camera_encoder.view_transform
+    calibration = stack_calibration(batch["data_samples"], "cpu")
+    points = lift_frustum(splat.frustum, calibration)  # [1, V, D, H, W, 3]
+    inside = camera.grid.cell_index(points)[1]
+    chosen = tuple(inside.nonzero()[len(inside.nonzero()) // 3].tolist())
+    batch["inputs"]["points"][0] = torch.cat([points[chosen], torch.tensor([1.0, 0.0])])[None]
+    seen = lidar.lidar_encoder(lidar.data_preprocessor(batch)["inputs"]["voxels"], 1)[0].abs().sum(0).nonzero()
+    depth = torch.zeros(points.shape[1:-1])
+    depth[chosen[1:]] = 1.0
+    rows = torch.ones(depth[:, 0].numel(), splat.out_channels)
+    lifted = splat._pool(depth, rows, calibration)[0].abs().sum(0).nonzero()
+    assert seen.tolist() == lifted.tolist()
+    assert len(seen) == 1
+    row, column = seen[0].tolist()
+    assert row != column  # else a swap of x and y would not show
 
 
 def test_bf16_training_step(detectors, make_batch) -> None:
