@@ -41,7 +41,7 @@ class TeacherCache:
         self.manifest = read_manifest(self.folder)
         check_fingerprint(self.folder, self.manifest["fingerprint"], expected or {})
         if not self.manifest["complete"]:
-            raise CacheError(f"The teacher cache {self.folder} is incomplete: run the command that writes it again")
+            raise CacheError(f"The teacher cache {self.folder} is incomplete: write it again, and it continues")
         self.index = np.load(self.folder / "index.npy")
         self._rows: dict[str, list[int]] = {}
         for row, key in enumerate(self.index["key"]):

@@ -1,5 +1,6 @@
 """Where a student or a teacher comes from: a dict, a config file, or ``lib::path`` inside an installed library."""
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,11 @@ from torch import nn
 
 from perceptkd.registry import MODELS, SCOPE
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parents[1]
+#: The folder with ``configs/``: inside the package where a wheel put it, else the checkout.
+CONFIG_ROOT = _PACKAGE / ".mim" if (_PACKAGE / ".mim").is_dir() else _PACKAGE.parent
+#: What installs the library of a ``lib::path``, where it is not the library's own name.
+INSTALLED_BY = {"mmdet": "onedl-mmdetection", "mmseg": "'perceptkd[seg]'"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ def read_model_source(source: Mapping[str, Any] | Config | str | Path) -> ModelS
 
     Args:
         source: A model dict, a whole config, the path of a config (from the working directory, else from the
-            repository), or ``'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'``. Of a distillation config it is the
+            checkout), or ``'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'``. Of a distillation config it is the
             student.
 
     >>> read_model_source(dict(type="RetinaNet")).stem
@@ -52,13 +57,39 @@ def read_model_source(source: Mapping[str, Any] | Config | str | Path) -> ModelS
     elif isinstance(source, Config):
         config, path = source, source.filename
     else:
-        config, path = _load_config(str(source)), str(source)
+        config, path = load_config(source), str(source)
     if "model" not in config:
         raise ValueError(f"{path or 'The config'} has no 'model'; a model dict needs a 'type'")
     model = _plain(config.model)
     if "data_preprocessor" in config and "student" not in model:
         model.setdefault("data_preprocessor", _plain(config.data_preprocessor))
     return _student_of(ModelSource(model, scope=config.get("default_scope"), path=path))
+
+
+def load_config(source: Mapping[str, Any] | Config | str | Path) -> Config:
+    """A config from a dict, a file (from here, else from the checkout), or ``<library>::<path>`` in a library.
+
+    >>> load_config({"model": {"type": "RetinaNet"}}).model.type
+    'RetinaNet'
+
+    Raises:
+        FileNotFoundError: There is no such config; the message names those beside it.
+        ModuleNotFoundError: The library is not installed.
+    """
+    if isinstance(source, Config):
+        return source
+    if isinstance(source, Mapping):
+        return Config(dict(source))
+    library, separator, inside = str(source).partition("::")
+    if separator and library != SCOPE:
+        return _library_config(library, inside)
+    path = CONFIG_ROOT / "configs" / inside if separator else Path(source).expanduser()
+    found = path if path.exists() else CONFIG_ROOT / path
+    if not found.is_file():
+        neighbours = ", ".join(str(p) for p in sorted(path.parent.glob("*.py"))[:8])
+        beside = f"; beside it are {neighbours}" if neighbours else ""
+        raise FileNotFoundError(f"The config {source} does not exist{beside}")
+    return Config.fromfile(str(found))
 
 
 def build_model(source: ModelSource) -> nn.Module:
@@ -76,23 +107,14 @@ def _student_of(source: ModelSource) -> ModelSource:
     return read_model_source(student)
 
 
-def _load_config(path: str) -> Config:
-    library, separator, inside = path.partition("::")
-    if separator and library == SCOPE and (REPOSITORY / "configs").is_dir():
-        return Config.fromfile(_existing(REPOSITORY / "configs" / inside, path))
-    if separator:
-        try:
-            return get_config(path)
-        except (FileNotFoundError, KeyError) as error:
-            raise FileNotFoundError(f"{library} has no config '{inside}': {error}") from error
-    found = Path(path).expanduser()
-    return Config.fromfile(_existing(found if found.exists() else REPOSITORY / path, path))
-
-
-def _existing(found: Path, path: str) -> Path:
-    if not found.is_file():
-        raise FileNotFoundError(f"The config {path} does not exist, neither from here ({Path.cwd()}) nor at {found}")
-    return found
+def _library_config(library: str, inside: str) -> Config:
+    if importlib.util.find_spec(library) is None:  # else MMEngine would install whatever bears that name
+        package = INSTALLED_BY.get(library, library)
+        raise ModuleNotFoundError(f"{library}::{inside} needs {library}, which is not installed: pip install {package}")
+    try:
+        return get_config(f"{library}::{inside}")
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise FileNotFoundError(f"{library} has no config {inside}: {error}") from error
 
 
 def _plain(source: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,4 +58,6 @@ class TeacherConfig:
         if self.role in ("frozen", "cached") and self.config is None:
             raise ValueError(f"A teacher of role '{self.role}' needs config=")
         if self.role == "cached" and self.cache is None:
-            raise ValueError("A teacher of role 'cached' needs cache=, the folder tools/cache_teacher.py wrote")
+            raise ValueError(
+                "A teacher of role 'cached' needs cache=, the folder write_cache filled (perceptkd.core.cache_writer)"
+            )

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -33,7 +33,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             os.fsync(file.fileno())  # a rename must not reach the disk before the content
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         if is_write_failure(error):
             raise WriteError(_explain(path, error)) from error
         raise

@@ -1,47 +1,14 @@
 """The student of a distillation config as a config of its own, for mmdet, mmdet3d or mmseg alone."""
 
-import importlib.util
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.hub import get_config
 
 from perceptkd.core.source import read_model_source
 from perceptkd.registry import SCOPE
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 EVALUATION_KEYS = tuple(f"{stage}_{part}" for stage in ("val", "test") for part in ("dataloader", "evaluator", "cfg"))
-
-
-def load_config(source: Mapping[str, Any] | Path | str) -> Config:
-    """A config from a dict, a file, or ``<library>::<path>`` inside an installed mm library.
-
-    >>> load_config({"model": {"type": "RetinaNet"}}).model.type
-    'RetinaNet'
-
-    Raises:
-        FileNotFoundError: There is no such config; the message names those beside it.
-        ModuleNotFoundError: The library is not installed.
-    """
-    if isinstance(source, Config):
-        return source
-    if isinstance(source, Mapping):
-        return Config(dict(source))
-    library, separator, inside = str(source).partition("::")
-    if separator and not (library == SCOPE and CONFIGS.is_dir()):
-        if importlib.util.find_spec(library) is None:
-            raise ModuleNotFoundError(f"{source} needs {library}, which is not installed: pip install {library}")
-        try:
-            return get_config(str(source))
-        except (FileNotFoundError, KeyError, ValueError) as error:
-            raise FileNotFoundError(f"{library} has no config {inside}: {error}") from error
-    path = CONFIGS / inside if separator else Path(source).expanduser()
-    if not path.is_file():
-        neighbours = ", ".join(str(p) for p in sorted(path.parent.glob("*.py"))[:8])
-        raise FileNotFoundError(f"config {path} does not exist" + (f"; beside it are {neighbours}" * bool(neighbours)))
-    return Config.fromfile(str(path))
 
 
 def is_distillation(config: Config) -> bool:

@@ -100,7 +100,7 @@ def test_an_interrupted_writer_is_resumed_without_running_what_is_there(
     folder = tmp_path / "store"
     with pytest.raises(KeyboardInterrupt):
         write_cache(collect, batches, make_writer(folder, checkpoint))
-    with pytest.raises(CacheError, match="is incomplete: run the command that writes it again"):
+    with pytest.raises(CacheError, match="is incomplete: write it again, and it continues"):
         TeacherCache(folder)
     runs.clear()
     assert write_cache(collect, batches, make_writer(folder, checkpoint)) == 2

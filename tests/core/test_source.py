@@ -62,7 +62,7 @@ def test_the_student_of_a_distillation_config_is_meant(tmp_path: Path) -> None:
     ("source", "message"),
     [
         ("configs/no_such.py", r"The config configs/no_such\.py does not exist"),
-        ("mmdet::retinanet/no_such.py", r"mmdet has no config 'retinanet/no_such\.py'"),
+        ("mmdet::retinanet/no_such.py", r"mmdet has no config retinanet/no_such\.py"),
         ("perceptkd::no_such.py", r"The config perceptkd::no_such\.py does not exist"),
     ],
 )
