@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from perceptkd.cli.compare import verdict
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -44,9 +46,10 @@ def compare_section(path: Path) -> str:
     """A comparison: one row a model, one column a seed."""
     result = json.loads(path.read_text())
     seeds = list(result["control"])
+    data = f"SimWorld version {result['world']['world_version']}" if result["world"] else "real data"
     rows = [
         f"## {path.stem}\n",
-        f"`{result['metric']}` in points on the `{result['split']}` split of SimWorld; teacher, student without "
+        f"`{result['metric']}` in points on the `{result['split']}` loader, {data}; teacher, student without "
         "distillation (control) and with it, same schedule, data and seeds.\n",
         "| model | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |",
         "| --- |" + " ---: |" * (len(seeds) + 1),
@@ -59,8 +62,7 @@ def compare_section(path: Path) -> str:
             rows.append(f"| {name.replace('_', ' ')} | {cells} | {statistics.fmean(values):.2f} |")
     gains = " | ".join(f"{value:+.2f}" for value in result["gain"]["by_seed"].values())
     rows.append(f"| gain | {gains} | {result['gain']['mean']:+.2f} |\n")
-    closed = "" if result["gap_closed"] is None else f" {100 * result['gap_closed']:.1f} % of the gap to the teacher."
-    rows.append(("Gain shown: every seed gains." if result["shown"] else "Gain not shown.") + closed + "\n")
+    rows.append(f"Gain {verdict(result)}.\n")
     if result.get("options"):
         rows.append(f"Options: `{json.dumps(result['options'])}`.\n")
     return "\n".join([*rows, source(result)])

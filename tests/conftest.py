@@ -7,11 +7,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs in as many proce
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import random
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 import perceptkd.compat  # noqa: F401  (tests import mmdet3d in any order)
 
@@ -44,6 +48,13 @@ def seeded() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  (mmdet3d's transforms draw from the global state)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def without_default_scope() -> Iterator[None]:
+    """No test sees the default scope that an earlier one's config set for its process."""
+    with patch.object(DefaultScope, "_instance_dict", OrderedDict()):
+        yield
 
 
 @pytest.fixture(scope="session")

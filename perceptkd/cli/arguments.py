@@ -11,6 +11,7 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
+from perceptkd.core.align import AlignError
 from perceptkd.core.cache import CacheError
 from perceptkd.core.checkpoint import CheckpointError
 from perceptkd.core.geometry import GeometryError
@@ -19,6 +20,8 @@ from perceptkd.engine.atomic import WriteError
 
 USER_ERROR_STATUS = 2
 DEFAULT_WORK_DIRS = Path("work_dirs")
+#: Folders of simulated worlds, with the options that write them as the configs expect them.
+WORLDS = {"simworld": "", "simworld_splits": " --splits train=40 tune=8 report=12 --keyframes 12"}
 
 
 class UserError(Exception):
@@ -34,6 +37,7 @@ USER_ERRORS = (
     CheckpointError,
     TapError,
     GeometryError,
+    AlignError,
     CacheError,
 )
 
@@ -104,10 +108,13 @@ def describe_missing(path: str) -> str:
     >>> describe_missing("data/simworld/nuscenes/a.pkl").split(": ")[1]
     'write it with python tools/create_data.py simworld --out data/simworld'
     """
-    if "simworld" in path:
-        root = path[: path.index("simworld") + len("simworld")]
-        return f"{path} does not exist: write it with python tools/create_data.py simworld --out {root}"
-    if "data" in Path(path).parts:
+    parts = Path(path).parts
+    for world, options in WORLDS.items():
+        if world in parts:
+            root = Path(*parts[: parts.index(world) + 1])
+            command = f"python tools/create_data.py simworld --out {root}{options}"
+            return f"{path} does not exist: write it with {command}"
+    if "data" in parts:
         return f"{path} does not exist: data/README.md says where each data set goes and what prepares it"
     return f"{path} does not exist"
 

@@ -12,10 +12,10 @@ from perceptkd.cli.arguments import UserError, add_config_arguments, build_parse
 from perceptkd.cli.test import evaluate
 from perceptkd.cli.train import read_config
 from perceptkd.core.checkpoint import LoadReport, find_checkpoint, load_teacher_weights
-from perceptkd.core.source import build_model, read_model_source
+from perceptkd.core.source import build_model, load_config, read_model_source
 from perceptkd.core.teacher_config import TeacherConfig
 from perceptkd.engine.checkpoints import recorded_metrics
-from perceptkd.engine.student import is_distillation, load_config
+from perceptkd.engine.student import is_distillation
 
 #: A metric this share below the recorded one is reported as worse: other hardware rounds differently.
 TOLERATED_LOSS = 0.01

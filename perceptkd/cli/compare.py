@@ -8,21 +8,26 @@ choose on (``tune``), ``test`` the one to report on.
 from __future__ import annotations
 
 import argparse
+import filecmp
+import json
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from perceptkd.cli.arguments import add_config_arguments, build_parser, run_command
-from perceptkd.cli.jobs import Job, run_job
+from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, check_data, run_command
+from perceptkd.cli.jobs import Job, read_result, run_job
 from perceptkd.cli.provenance import ROOT, provenance, write_json
 from perceptkd.engine.checkpoints import record_metrics
+from perceptkd.engine.student import is_distillation
 
 SETTLED_SHARE = 0.05
 MEANINGFUL_GAP = 1.0
+MEANINGFUL_CONTROL = 10.0
 FRACTIONS = ("mAP", "NDS", "AP50")
 RESULTS = ROOT / "benchmarks" / "results" / "compare"
 
@@ -30,16 +35,25 @@ RESULTS = ROOT / "benchmarks" / "results" / "compare"
 def ensure_teachers(config: Config, folder: Path, splits: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Trains the teachers whose checkpoints are missing and evaluates all of them.
 
-    A checkpoint goes where the student's configuration expects it, its recorded metrics beside it.
+    A checkpoint goes where the student's configuration expects it, its recorded metrics beside it. One that is there
+    already, and not of the same training, is evaluated as it is: the figure must be that of the teacher that teaches.
 
     Returns:
         The result of each teacher's job, by the teacher's name.
     """
     results = {}
     for name, teacher in config.model.teachers.items():
+        if not (isinstance(teacher.get("config"), str) and teacher.get("checkpoint")):
+            raise UserError(
+                f"teacher '{name}' needs config='<path>' and checkpoint=: a comparison trains and scores it"
+            )
+        check_data(Config.fromfile(teacher.config), stages=("train", *splits))
         job = Job(name=f"teacher-{name}", config=teacher.config, seed=0, folder=folder, splits=splits)
-        result = run_job(job)
         target = Path(teacher.checkpoint)
+        if target.exists() and not _is_trained_by(job, target):
+            print(f"teacher '{name}': {target} is there and is used as it is; remove it to train it anew", flush=True)
+            job = replace(job, name=f"teacher-{name}-given", checkpoint=str(target))
+        result = run_job(job)
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(result["checkpoint"], target.with_suffix(".tmp"))
@@ -47,6 +61,11 @@ def ensure_teachers(config: Config, folder: Path, splits: tuple[str, ...]) -> di
             record_metrics(target, result[splits[0]])
         results[name] = result
     return results
+
+
+def _is_trained_by(job: Job, checkpoint: Path) -> bool:
+    trained = Path(read_result(job).get("checkpoint", ""))
+    return trained.is_file() and filecmp.cmp(trained, checkpoint, shallow=False)
 
 
 def compare(
@@ -69,13 +88,20 @@ def compare(
         equal_time: also trains a control whose schedule is longer by this factor (distilled step / student step).
 
     Returns:
-        The result in the project's form, without provenance; ``runs`` names the folder of the first run of each kind.
+        The result in the project's form, without provenance; ``runs`` names folder and checkpoint of the first run
+        of each kind.
+
+    Raises:
+        UserError: the configuration does not distil, its data are missing, or a run failed.
     """
     options = dict(options or {})
     config = Config.fromfile(config_path)
     config.merge_from_dict(options)
+    if not is_distillation(config):
+        raise UserError(f"{config_path} does not distil: compare a config whose model is a perceptkd.DistillModel")
     folder = folder / Path(config_path).stem
     splits = (split,)
+    check_data(config, stages=("train", *splits))
     teachers = ensure_teachers(config, folder, splits)
     runs: dict[str, dict[int, dict[str, Any]]] = {"control": {}, "distilled": {}}
     for seed in seeds:
@@ -85,13 +111,24 @@ def compare(
         if equal_time is not None:
             longer = Job("control-equal-time", config_path, seed, folder, control, splits, schedule_factor=equal_time)
             runs.setdefault("control_equal_time", {})[seed] = run_job(longer)
-    metric = config.default_hooks.checkpoint.save_best
+    metric = config.default_hooks.checkpoint.get("save_best") or "auto"
     if metric == "auto":
         metric = next(iter(runs["control"][seeds[0]][split]))
     result = summarise(config_path, config.get("task", "detection"), metric, split, teachers, runs)
+    result["world"] = describe_world(config)
     jobs = {"teacher": teachers, **runs}
-    result["runs"] = {name: str(Path(next(iter(group.values()))["checkpoint"]).parent) for name, group in jobs.items()}
+    first = {name: next(iter(group.values())) for name, group in jobs.items()}
+    result["runs"] = {name: {key: run[key] for key in ("folder", "checkpoint")} for name, run in first.items()}
     return result
+
+
+def describe_world(config: Mapping[str, Any]) -> dict[str, str] | None:
+    """Version and hash of the simulated world a configuration reads; None for other data."""
+    path = Path(config.get("data_root") or ".") / "world.json"
+    if not path.is_file():
+        return None
+    manifest = json.loads(path.read_text())
+    return {key: manifest[key] for key in ("world_version", "hash")}
 
 
 def control_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -134,13 +171,24 @@ def summarise(
         "gap_closed": gain / gap if gap >= MEANINGFUL_GAP else None,
         "shown": all(value > 0 for value in gains),
         "control_settled": {seed: settled(runs["control"][seed]["history"], metric) for seed in seeds},
+        "step_ms": {
+            {"control": "student"}.get(name, name): median_of([run["step_ms"] for run in by_seed.values()])
+            for name, by_seed in runs.items()
+        },
         "train_s": {name: {seed: run["train_s"] for seed, run in by_seed.items()} for name, by_seed in runs.items()},
         "peak_mib": {name: max(run["peak_mib"] for run in by_seed.values()) for name, by_seed in runs.items()},
+        "backends": next(iter(runs["distilled"].values()))["backends"],
         "metrics": {
             "teacher": {name: result[split] for name, result in teachers.items()},
             **{name: {seed: run[split] for seed, run in by_seed.items()} for name, by_seed in runs.items()},
         },
     }
+
+
+def median_of(values: Sequence[float | None]) -> float | None:
+    """Median of what was measured."""
+    measured = [value for value in values if value is not None]
+    return statistics.median(measured) if measured else None
 
 
 def settled(history: Sequence[dict[str, float]], metric: str) -> bool | None:
@@ -164,9 +212,20 @@ def table(result: dict[str, Any]) -> str:
     rows.append(["gain", *(f"{value:+.2f}" for value in by_seed), f"{result['gain']['mean']:+.2f}"])
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [header, *rows]]
-    closed = "" if result["gap_closed"] is None else f", {100 * result['gap_closed']:.1f} % of the gap closed"
-    verdict = "shown: every seed gains" if result["shown"] else "not shown: a seed does not gain"
-    return "\n".join([f"{result['metric']} on {result['split']}", *lines, f"{verdict}{closed}"])
+    return "\n".join([f"{result['metric']} on {result['split']}", *lines, verdict(result)])
+
+
+def verdict(result: Mapping[str, Any]) -> str:
+    """What the comparison shows, and what stands against it."""
+    parts = ["shown: every seed gains" if result["shown"] else "not shown: a seed does not gain"]
+    if result["gap_closed"] is not None:
+        parts.append(f"{100 * result['gap_closed']:.1f} % of the gap closed")
+    unsettled = [str(seed) for seed, settled in result["control_settled"].items() if settled is False]
+    if unsettled:
+        parts.append(f"but the control still moved at its end (seed {', '.join(unsettled)})")
+    if result["metric"].endswith("mAP") and statistics.fmean(result["control"].values()) < MEANINGFUL_CONTROL:
+        parts.append(f"but a control below {MEANINGFUL_CONTROL:.0f} mAP makes this a test of the plumbing")
+    return ", ".join(parts)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -193,6 +252,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def command(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
+    if options.seeds < 1:
+        raise UserError(f"--seeds {options.seeds} leaves nothing to compare: give 1 or more")
     result = compare(
         options.config,
         seeds=range(options.seeds),

@@ -55,7 +55,7 @@ def write_world() -> None:
         raise UserError(f"the simulated world could not be written to {WORLD}; the reason stands above")
 
 
-def draw(folder: Path, runs: Mapping[str, str], summary: Mapping[str, Any]) -> list[Path]:
+def draw(folder: Path, runs: Mapping[str, Mapping[str, str]], summary: Mapping[str, Any]) -> list[Path]:
     """Draws bird's-eye views and camera overlays of the busiest frames, training curves and the table."""
     from perceptkd.cli.predictions import Frames
     from perceptkd.visualization import draw_bev, draw_cameras, draw_comparison, draw_curves
@@ -63,7 +63,8 @@ def draw(folder: Path, runs: Mapping[str, str], summary: Mapping[str, Any]) -> l
     frames = Frames(CONFIG)
     pictures = []
     chosen = frames.busiest(PICTURED_FRAMES)
-    predictions = {name: frames.predict(Path(runs[name]), chosen) for name in MODELS}
+    folders = {name: Path(runs[name]["folder"]) for name in MODELS}
+    predictions = {name: frames.predict(folders[name], runs[name]["checkpoint"], chosen) for name in MODELS}
     for place, index in enumerate(chosen):
         frame = frames[index]
         boxes = {"truth": frame.truth, **{name: predictions[name][place] for name in MODELS}}
@@ -74,7 +75,8 @@ def draw(folder: Path, runs: Mapping[str, str], summary: Mapping[str, Any]) -> l
         draw_cameras(cameras, frame.images, shown, frame.calibration, class_names=frames.class_names)
         pictures += [bev, cameras]
     curves = folder / "curves.png"
-    draw_curves(curves, {name: Path(runs[name]) for name in MODELS}, title="Training of teacher and students")
+    trained = {name: path for name, path in folders.items() if list(path.glob("*/vis_data/scalars.json"))}
+    draw_curves(curves, trained, title="Training of teacher and students")
     numbers = folder / "comparison.png"
     results = {name: {key: summary[name][key] for key in SUMMARY_METRICS} for name in MODELS}
     draw_comparison(numbers, results, title="nuScenes evaluation", note="SimWorld v1.0-mini, one seed")

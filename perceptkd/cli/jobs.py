@@ -7,21 +7,25 @@ source of the parts that take part.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import json
 import multiprocessing
 import resource
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from perceptkd.cli.arguments import UserError
 from perceptkd.cli.provenance import write_json
 
 PACKAGE = Path(__file__).resolve().parents[1]
-RESULT_PARTS = ("core", "datasets", "distillers", "engine", "models", "ops")
+RESULT_PARTS = ("core", "datasets", "distillers", "engine", "evaluation", "models", "ops")
 RESULT_FILE = "result.json"
 
 
@@ -37,6 +41,7 @@ class Job:
         options: overrides, as ``--cfg-options`` takes them.
         splits: which loaders to evaluate on: ``val``, ``test``.
         schedule_factor: stretches the training schedule; 1 keeps it.
+        checkpoint: weights to evaluate as they are, instead of training.
     """
 
     name: str
@@ -46,14 +51,17 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     splits: tuple[str, ...] = ("val",)
     schedule_factor: float = 1.0
+    checkpoint: str | None = None
 
     def build_config(self) -> Any:
-        """The merged configuration, without its work folder."""
+        """The merged configuration, without its work folder; a control's says nothing of teachers and distillers."""
         from mmengine.config import Config
 
         config = Config.fromfile(self.config)
         config.merge_from_dict(dict(self.options))
         config.randomness = {**config.get("randomness", {}), "seed": self.seed}
+        if not config.model.get("distill", True):
+            config.model.teachers, config.model.distillers = {}, []  # update() would merge
         if self.schedule_factor != 1:
             stretch_schedule(config, self.schedule_factor)
         return config
@@ -64,7 +72,8 @@ class Job:
         config = self.build_config()
         digest = hashlib.sha256(config.pretty_text.encode())
         digest.update(source_digest().encode())
-        for path in sorted(deciding_files(config)):
+        given = [Path(self.checkpoint)] if self.checkpoint else []
+        for path in [*given, *sorted(deciding_files(config))]:
             digest.update(path.read_bytes())
         return self.folder / f"{self.name}-seed{self.seed}-{digest.hexdigest()[:12]}"
 
@@ -112,60 +121,99 @@ def run_job(job: Job) -> dict[str, Any]:
     """Runs the job in a new process unless its result exists, and returns the result.
 
     Returns:
-        ``{split: {metric: value}, ..., "train_s": seconds, "peak_mib": process peak, "checkpoint": path}``.
+        ``{split: {metric: value}, ..., "checkpoint": path, "folder": path}``, and where it trained ``train_s``,
+        ``step_ms``, ``peak_mib``, ``history`` and ``backends``.
 
     Raises:
-        RuntimeError: the process failed; its log is in the job's folder.
+        UserError: the process failed; its log is in the job's folder.
     """
-    result_path = job.work_dir / RESULT_FILE
-    if result_path.is_file():
-        result = json.loads(result_path.read_text())
-        if all(split in result for split in job.splits):
-            return result
+    result = read_result(job)
+    if all(split in result for split in job.splits):
+        return {**result, "folder": str(job.work_dir)}
     process = multiprocessing.get_context("spawn").Process(target=_run, args=(job,))
     process.start()
     process.join()
     if process.exitcode != 0:
-        raise RuntimeError(
+        raise UserError(
             f"the run '{job.name}' with seed {job.seed} ended with status {process.exitcode}; its log is in "
             f"{job.work_dir}. Run the same command again to continue it."
         )
-    return json.loads(result_path.read_text())
+    return {**read_result(job), "folder": str(job.work_dir)}
+
+
+def read_result(job: Job) -> dict[str, Any]:
+    """What the job has written so far."""
+    path = job.work_dir / RESULT_FILE
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _run(job: Job) -> None:
     """Trains (or resumes, or reads back) and evaluates; the only writer of the job's folder."""
     from perceptkd.cli.test import evaluate
-    from perceptkd.cli.train import train
-    from perceptkd.engine.checkpoints import recorded_metrics
 
     config, work_dir = job.build_config(), job.work_dir
-    result_path = work_dir / RESULT_FILE
-    result = json.loads(result_path.read_text()) if result_path.is_file() else {}
-    if "checkpoint" not in result:
-        start = time.perf_counter()
-        train(config, work_dir=str(work_dir), resume=True)
-        result["train_s"] = round(time.perf_counter() - start, 1)
-        result["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        result["checkpoint"] = (work_dir / "last_checkpoint").read_text().strip()
-        result["history"] = validation_history(work_dir)
-        last_validation = recorded_metrics(result["checkpoint"])
-        if last_validation is not None:
-            result["val"] = last_validation
-        write_json(result_path, result)
-    for split in job.splits:
-        if split not in result:
-            metrics = evaluate(config, result["checkpoint"], work_dir=str(work_dir), stage=split)
-            result[split] = {key: float(value) for key, value in metrics.items()}
-            write_json(result_path, result)
+    with locked(work_dir):
+        result = read_result(job)
+        if "checkpoint" not in result:
+            result |= {"checkpoint": job.checkpoint} if job.checkpoint else _train(config, work_dir)
+            write_json(work_dir / RESULT_FILE, result)
+        for split in job.splits:
+            if split not in result:
+                metrics = evaluate(config, result["checkpoint"], work_dir=str(work_dir), stage=split)
+                result[split] = {key: float(value) for key, value in metrics.items()}
+                write_json(work_dir / RESULT_FILE, result)
+
+
+def _train(config: Any, work_dir: Path) -> dict[str, Any]:
+    """Trains, or goes on where the folder's last checkpoint is; ``train_s`` counts this process alone."""
+    from perceptkd.cli.train import train
+    from perceptkd.engine import backends
+    from perceptkd.engine.checkpoints import recorded_metrics
+
+    start = time.perf_counter()
+    train(config, work_dir=str(work_dir), resume=True)
+    result = {
+        "train_s": round(time.perf_counter() - start, 1),
+        "step_ms": median_step_ms(work_dir),
+        "peak_mib": peak_mib(),
+        "checkpoint": (work_dir / "last_checkpoint").read_text().strip(),
+        "history": validation_history(work_dir),
+        "backends": backends(),
+    }
+    last_validation = recorded_metrics(result["checkpoint"])
+    return result if last_validation is None else {**result, "val": last_validation}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Waits until no other process works in the folder: an orphan of a killed command, or a second command."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it does
+        yield
+
+
+def peak_mib() -> int:
+    """Most memory this process held so far: the GPU's where there is one, else its own."""
+    import torch
+
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def median_step_ms(work_dir: Path) -> float | None:
+    """Median of the logged training steps, data loading included; None if nothing was logged."""
+    times = [record["time"] for record in scalars(work_dir) if "loss" in record and "time" in record]
+    return round(1000 * statistics.median(times), 1) if times else None
 
 
 def validation_history(work_dir: Path) -> list[dict[str, float]]:
-    """The validation metrics of the training, oldest first, from the run's scalars."""
-    history = []
-    for path in sorted(work_dir.glob("*/vis_data/scalars.json")):
-        for line in path.read_text().splitlines():
-            scalars = json.loads(line)
-            if any(key.endswith("mAP") for key in scalars):
-                history.append(scalars)
-    return history
+    """The validation metrics of the training, oldest first."""
+    return [record for record in scalars(work_dir) if any(key.endswith("mAP") for key in record)]
+
+
+def scalars(work_dir: Path) -> list[dict[str, float]]:
+    """All that the folder's runs logged, oldest first."""
+    paths = sorted(work_dir.glob("*/vis_data/scalars.json"))
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]

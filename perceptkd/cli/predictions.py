@@ -73,11 +73,12 @@ class Frames:
                 chosen.append(int(index))
         return sorted(chosen[:count])
 
-    def predict(self, work_dir: Path, indices: Sequence[int]) -> list[Any]:
+    def predict(self, work_dir: Path, checkpoint: Path | str, indices: Sequence[int]) -> list[Any]:
         """What the model of a run predicts on some frames.
 
         Args:
-            work_dir: Folder of the run, with its last student.
+            work_dir: Folder of the run, with its config.
+            checkpoint: The run's weights.
             indices: Which frames.
 
         Returns:
@@ -90,7 +91,7 @@ class Frames:
 
         config = student_config(Config.fromfile(str(next(work_dir.glob("*.py")))))
         model = MODELS.build(config.model)
-        load_student(model, (work_dir / "last_checkpoint").read_text().strip())
+        load_student(model, checkpoint)
         model.eval()
         found = []
         with torch.no_grad():

@@ -19,8 +19,8 @@ from perceptkd.cli.arguments import (
     run_command,
     set_local_rank,
 )
+from perceptkd.core.source import load_config
 from perceptkd.engine.distributed import prepare_cpu_processes
-from perceptkd.engine.student import load_config
 
 OUR_AMP = "perceptkd.AmpOptimWrapper"
 _run_numbers = itertools.count()
@@ -76,11 +76,11 @@ def build_runner(
     """
     config = read_config(source, options=options, work_dir=work_dir)
     check_data(config, stages=stages)
-    randomness = config.setdefault("randomness", {"seed": 0})
+    config.randomness = {"seed": 0, **config.get("randomness", {})}
     if seed is not None:
-        randomness.seed = seed
+        config.randomness.seed = seed
     if deterministic:
-        randomness.deterministic = True
+        config.randomness.deterministic = True
     config.launcher = launcher or config.get("launcher", "none")
     if resume:
         config.resume = True

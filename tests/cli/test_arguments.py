@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from perceptkd.cli.arguments import ConfigOptions, UserError, check_data, run_command
+from perceptkd.cli.arguments import WORLDS, ConfigOptions, UserError, check_data, describe_missing, run_command
 
 
 def raising(error: Exception):
@@ -31,6 +31,16 @@ def raising(error: Exception):
 def test_user_errors(capsys: pytest.CaptureFixture, error: Exception, sentence: str) -> None:
     assert run_command(raising(error)) == 2
     assert capsys.readouterr().err == sentence
+
+
+def test_worlds_are_written_as_the_configs_and_the_documentation_say(repository: Path) -> None:
+    documented = (repository / "data/README.md").read_text()
+    for world in WORLDS:
+        _, command = describe_missing(f"data/{world}/nuscenes/nuscenes_infos_train.pkl").split("write it with ")
+        assert command.startswith(f"python tools/create_data.py simworld --out data/{world}")
+        assert f"`{command}`" in documented
+    other = "/disk/my_simworld_copy/a.pkl"
+    assert describe_missing(other) == f"{other} does not exist"
 
 
 def test_faults_of_ours_are_not_hidden() -> None:

@@ -45,6 +45,5 @@ def test_student_and_teacher_predict_on_the_same_frames(
     config = Config.fromfile(repository / f"configs/bev/{modality}_sim.py")
     config.dump(run / "config.py")
     torch.save({"state_dict": MODELS.build(config.model).state_dict()}, run / "epoch_1.pth")
-    (run / "last_checkpoint").write_text(str(run / "epoch_1.pth"))
-    (found,) = frames.predict(run, [0])
+    (found,) = frames.predict(run, run / "epoch_1.pth", [0])
     assert len(found.bboxes_3d) == len(found.scores_3d) == len(found.labels_3d)

@@ -47,6 +47,13 @@ def test_flags_reach_the_runner(tiny_folder: Path, tmp_path: Path) -> None:
     assert (runner._resume, runner._load_from) == (True, "some.pth")
 
 
+def test_a_config_without_randomness_takes_a_seed(tiny_folder: Path, tmp_path: Path) -> None:
+    config = Config.fromfile(tiny_folder / "retinanet.py")
+    config.pop("randomness")
+    runner = build_runner(config, work_dir=str(tmp_path), seed=5)
+    assert runner.seed == 5
+
+
 def test_runs_of_one_process_do_not_share_state(tiny_folder: Path, tmp_path: Path) -> None:
     config = tiny_folder / "retinanet.py"
     options = {

@@ -1,0 +1,213 @@
+"""The comparison: its arithmetic on made-up runs, and one whole run on the tiny world."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perceptkd.cli import compare as module
+from perceptkd.cli.arguments import UserError
+from perceptkd.cli.compare import compare, control_options, ensure_teachers, main, settled, summarise, table, verdict
+
+METRIC = "nuscenes/mAP"
+CONTROL, DISTILLED = {0: 0.30, 1: 0.32}, {0: 0.33, 1: 0.33}
+
+
+def run(value: float, *, before: float | None = None) -> dict[str, Any]:
+    """What a job returns."""
+    history = [{METRIC: value if before is None else before}, {METRIC: value}]
+    return {
+        "val": {METRIC: value, "nuscenes/NDS": value / 2},
+        "history": history,
+        "train_s": 10.0,
+        "step_ms": 100 * value,
+        "peak_mib": 1000 + value,
+        "backends": {"sparse": "torch"},
+    }
+
+
+def runs(control: dict[int, float], distilled: dict[int, float]) -> dict[str, dict[int, Any]]:
+    groups = {"control": control, "distilled": distilled}
+    return {name: {seed: run(value) for seed, value in group.items()} for name, group in groups.items()}
+
+
+def summary(control: dict[int, float], distilled: dict[int, float], teacher: float, **other: Any) -> dict[str, Any]:
+    groups = {**runs(control, distilled), **other}
+    return summarise("c.py", "detection", METRIC, "val", {"lidar": {"val": {METRIC: teacher}}}, groups)
+
+
+def test_gains_are_in_points_by_seed_and_the_gap_is_the_mean_controls() -> None:
+    result = summary(CONTROL, DISTILLED, 0.71)
+    assert result["teacher"] == pytest.approx(71)
+    assert result["control"] == pytest.approx({0: 30, 1: 32})
+    assert result["gain"]["by_seed"] == pytest.approx({0: 3, 1: 1})
+    assert result["gain"]["mean"] == pytest.approx(2)
+    assert result["gain"]["std"] == pytest.approx(2**0.5)
+    assert result["gap_closed"] == pytest.approx(2 / 40)
+    assert result["shown"] is True
+    assert result["control_settled"] == {0: True, 1: True}
+    assert result["step_ms"] == pytest.approx({"student": 31, "distilled": 33})
+    assert result["peak_mib"]["distilled"] == pytest.approx(1000.33)
+    assert result["metrics"]["distilled"][1]["nuscenes/NDS"] == pytest.approx(0.165)
+    assert result["backends"] == {"sparse": "torch"}
+    json.dumps(result)
+
+
+@pytest.mark.parametrize(("teacher", "closed"), [(0.305, None), (0.319, None), (0.321, 2 / 1.1), (0.1, None)])
+def test_a_gap_below_one_point_is_no_measure(teacher: float, closed: float | None) -> None:
+    assert summary(CONTROL, DISTILLED, teacher)["gap_closed"] == (None if closed is None else pytest.approx(closed))
+
+
+def test_a_gain_is_shown_only_if_every_seed_gains() -> None:
+    result = summary(CONTROL, {0: 0.40, 1: 0.32}, 0.8)
+    assert result["gain"]["mean"] > 0
+    assert result["shown"] is False
+    assert verdict(result).startswith("not shown: a seed does not gain")
+
+
+def test_one_seed_has_no_deviation() -> None:
+    assert summary({0: 0.3}, {0: 0.4}, 0.8)["gain"]["std"] is None
+
+
+def test_other_metrics_are_not_scaled() -> None:
+    groups = {name: {0: {**run(0.3), "val": {"miou": 30.0}, "history": []}} for name in ("control", "distilled")}
+    result = summarise("c.py", "segmentation", "miou", "val", {"t": {"val": {"miou": 50.0}}}, groups)
+    assert (result["teacher"], result["control"]) == (50.0, {0: 30.0})
+    assert result["control_settled"] == {0: None}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([], None), ([0.3], None), ([0.1, 0.29, 0.3], True), ([0.3, 0.28, 0.3], False), ([0.2, 0.3, 0.28], False)],
+)
+def test_settled_compares_the_last_two_validations(values: list[float], expected: bool | None) -> None:
+    assert settled([{METRIC: value} for value in values], METRIC) is expected
+
+
+def test_the_table_has_a_column_per_seed_and_the_verdict() -> None:
+    longer = {"control_equal_time": {seed: run(0.31) for seed in CONTROL}}
+    lines = table(summary(CONTROL, DISTILLED, 0.71, **longer)).splitlines()
+    cells = {line.split()[0]: line.split()[1:] for line in lines[2:-1]}
+    assert lines[0] == "nuscenes/mAP on val"
+    assert lines[1].split() == ["seed", "0", "seed", "1", "mean"]
+    assert cells == {
+        "teacher": ["71.00"],
+        "control": ["30.00", "32.00", "31.00"],
+        "control_equal_time": ["31.00", "31.00", "31.00"],
+        "distilled": ["33.00", "33.00", "33.00"],
+        "gain": ["+3.00", "+1.00", "+2.00"],
+    }
+    assert lines[-1] == "shown: every seed gains, 5.0 % of the gap closed"
+
+
+def test_the_verdict_names_what_stands_against_it() -> None:
+    weak = {"control": {0: run(0.03), 1: run(0.04, before=0.02)}, "distilled": {0: run(0.05), 1: run(0.06)}}
+    said = verdict(summarise("c.py", "detection", METRIC, "val", {"t": {"val": {METRIC: 0.5}}}, weak))
+    assert "the control still moved at its end (seed 1)" in said
+    assert "a control below 10 mAP makes this a test of the plumbing" in said
+    assert "but" not in verdict(summary(CONTROL, DISTILLED, 0.71))
+
+
+def test_the_control_keeps_the_options_that_are_not_about_distillation() -> None:
+    options = {"model.distillers.0.weights.feature": 3, "model.teachers.lidar.norm": "train", "train_cfg.max_epochs": 2}
+    assert control_options(options) == {"train_cfg.max_epochs": 2, "model.distill": False}
+    assert "model.distill" not in options
+
+
+@pytest.fixture
+def teacher_config(tmp_path: Path) -> Any:
+    from mmengine.config import Config
+
+    path = tmp_path / "teacher.py"
+    path.write_text("model = dict(type='X')\n")
+    teacher = {"config": str(path), "checkpoint": str(tmp_path / "teachers/teacher/epoch_1.pth")}
+    return Config({"model": {"student": {}, "teachers": {"lidar": teacher}}})
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The jobs that were run; each 'trains' the same weights."""
+    jobs: list[Any] = []
+
+    def fake(job: Any) -> dict[str, Any]:
+        jobs.append(job)
+        job.work_dir.mkdir(parents=True, exist_ok=True)
+        trained = job.work_dir / "epoch_1.pth"
+        trained.write_bytes(b"trained")
+        result = {"val": {METRIC: 0.7}, "checkpoint": job.checkpoint or str(trained)}
+        (job.work_dir / "result.json").write_text(json.dumps(result))
+        return result
+
+    monkeypatch.setattr(module, "run_job", fake)
+    return jobs
+
+
+def test_a_missing_teacher_is_trained_and_put_where_the_student_expects_it(
+    teacher_config: Any, started: list[Any], tmp_path: Path
+) -> None:
+    target = Path(teacher_config.model.teachers.lidar.checkpoint)
+    ensure_teachers(teacher_config, tmp_path / "runs", ("val",))
+    assert target.read_bytes() == b"trained"
+    assert json.loads((target.parent / "metrics.json").read_text()) == {"epoch_1.pth": {METRIC: 0.7}}
+    ensure_teachers(teacher_config, tmp_path / "runs", ("val",))  # and the next time it is the trained one
+    assert [job.checkpoint for job in started] == [None, None]
+
+
+def test_a_teacher_that_is_there_is_scored_as_it_is(
+    teacher_config: Any, started: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    target = Path(teacher_config.model.teachers.lidar.checkpoint)
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"published")
+    results = ensure_teachers(teacher_config, tmp_path / "runs", ("val",))
+    assert [job.checkpoint for job in started] == [str(target)]
+    assert results["lidar"]["checkpoint"] == str(target)
+    assert target.read_bytes() == b"published"
+    assert "is used as it is; remove it to train it anew" in capsys.readouterr().out
+
+
+def test_what_cannot_be_compared_ends_with_a_sentence(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main([str(tiny_folder / "retinanet.py"), "--work-dir", str(tmp_path)]) == 2
+    assert "does not distil" in capsys.readouterr().err
+    assert main([str(tiny_folder / "distill.py"), "--seeds", "0"]) == 2
+    assert "--seeds 0 leaves nothing to compare" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"teacher 'big' needs config='<path>' and checkpoint="):
+        compare(str(tiny_folder / "distill.py"), seeds=[0], folder=tmp_path)
+
+
+@pytest.mark.slow
+def test_teacher_control_and_student_on_the_tiny_world(tiny_world: Path, tmp_path: Path, repository: Path) -> None:
+    """Two steps of each, in processes of their own, evaluated with the official metric; a second call reads back."""
+    shared = (
+        f"data_root = {str(tiny_world)!r}\n"
+        "train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False,\n"
+        "    dataset=dict(dataset=dict(data_root=data_root)))\n"
+        "val_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False,\n"
+        "    dataset=dict(data_root=data_root))\n"
+        "val_evaluator = dict(data_root=data_root)\n"
+        "train_cfg = dict(max_epochs=1)\n"
+    )
+    teacher = tmp_path / "teacher.py"
+    teacher.write_text(f"_base_ = [{str(repository / 'configs/bev/lidar_pillar_sim.py')!r}]\n{shared}")
+    config = tmp_path / "distill.py"
+    checkpoint = tmp_path / "teachers/teacher/epoch_1.pth"
+    config.write_text(
+        f"_base_ = [{str(repository / 'configs/unidistill/unidistill_lidar2camera_demo.py')!r}]\n{shared}"
+        f"model = dict(teachers=dict(lidar=dict(config={str(teacher)!r}, checkpoint={str(checkpoint)!r})))\n"
+    )
+    result = compare(str(config), seeds=[0], folder=tmp_path / "runs")
+    assert checkpoint.is_file()
+    assert result["metric"] == METRIC
+    assert result["world"]["world_version"]
+    assert result["backends"]["sparse"] == "torch"
+    assert set(result["step_ms"]) == {"student", "distilled"}
+    logged = next(Path(result["runs"]["distilled"]["folder"]).glob("*/vis_data/scalars.json")).read_text()
+    assert "loss_kd/unidistill/feature" in logged
+    assert "loss_kd" not in next(Path(result["runs"]["control"]["folder"]).glob("*/vis_data/scalars.json")).read_text()
+    assert table(result)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pth")}
+    assert compare(str(config), seeds=[0], folder=tmp_path / "runs") == result
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pth")} == written

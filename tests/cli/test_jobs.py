@@ -1,0 +1,164 @@
+"""Jobs run once: their folder is named by all that decides the result, and by nothing else."""
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+from perceptkd.cli import jobs
+from perceptkd.cli.arguments import UserError
+from perceptkd.cli.jobs import Job, locked, median_step_ms, run_job, source_digest, stretch_schedule, validation_history
+
+CONFIG = """
+data_root = {root!r}
+model = dict(type='perceptkd.DistillModel', student=dict(type='X', width=8),
+             teachers=dict(big=dict(config='big.py', checkpoint={checkpoint!r})), distillers=[dict(type='Y')])
+train_cfg = dict(max_epochs=4)
+param_scheduler = [dict(type='LinearLR', end=100), dict(type='CosineAnnealingLR', T_max=4, end=4)]
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """A job whose config, teacher and world are files in ``tmp_path``."""
+    monkeypatch.setattr(jobs, "source_digest", lambda: "unchanged")
+    (tmp_path / "world.json").write_text('{"hash": "a"}')
+    (tmp_path / "teacher.pth").write_bytes(b"weights")
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG.format(root=str(tmp_path), checkpoint=str(tmp_path / "teacher.pth")))
+    return Job("distilled", str(config), 0, tmp_path / "runs")
+
+
+def digest(job: Job) -> str:
+    return replace(job).work_dir.name.rsplit("-", 1)[1]  # a new object: the folder is decided once per object
+
+
+def test_the_folder_says_what_ran(job: Job, tmp_path: Path) -> None:
+    assert job.work_dir.parent == tmp_path / "runs"
+    assert job.work_dir.name.startswith("distilled-seed0-")
+    assert digest(job) == digest(job)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"options": {"model.student.width": 16}},
+        {"options": {"model.distill": False}},
+        {"schedule_factor": 2.0},
+    ],
+)
+def test_the_hash_changes_with_what_decides_the_result(job: Job, change: dict[str, Any]) -> None:
+    assert digest(replace(job, **change)) != digest(job)
+
+
+@pytest.mark.parametrize("change", [{"folder": Path("elsewhere")}, {"splits": ("val", "test")}, {"name": "other"}])
+def test_the_hash_does_not_change_with_what_does_not(job: Job, change: dict[str, Any]) -> None:
+    assert digest(replace(job, **change)) == digest(job)
+
+
+@pytest.mark.parametrize("name", ["teacher.pth", "world.json"])
+def test_the_hash_covers_the_teachers_weights_and_the_world(job: Job, tmp_path: Path, name: str) -> None:
+    before = digest(job)
+    (tmp_path / name).write_bytes(b"other")
+    assert digest(job) != before
+
+
+def test_the_hash_covers_the_weights_that_are_evaluated_as_they_are(job: Job, tmp_path: Path) -> None:
+    given = replace(job, checkpoint=str(tmp_path / "given.pth"))
+    digests = {digest(job)}
+    for content in (b"one", b"two"):
+        (tmp_path / "given.pth").write_bytes(content)
+        digests.add(digest(given))
+    assert len(digests) == 3
+
+
+def test_a_control_does_not_depend_on_teachers_and_distillers(job: Job, tmp_path: Path) -> None:
+    control = replace(job, options={"model.distill": False})
+    before = digest(control)
+    (tmp_path / "teacher.pth").write_bytes(b"other")
+    options = {**control.options, "model.distillers.0.weight": 3, "model.teachers.big.norm": "train"}
+    assert digest(replace(control, options=options)) == before
+
+
+def test_the_hash_covers_the_source_of_what_computes_but_not_of_what_wrote_the_world(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = digest(job)
+    monkeypatch.setattr(jobs, "source_digest", lambda: "changed")
+    assert digest(job) != before
+    monkeypatch.setattr(jobs, "PACKAGE", tmp_path)
+    digests = []
+    for part in ("core/a.py", "evaluation/b.py", "datasets/simworld/c.py"):
+        (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / part).write_text("pass")
+        digests.append(source_digest())
+    assert digests[0] != digests[1] == digests[2]
+
+
+def test_the_folder_is_decided_once_and_travels_to_the_process(job: Job, tmp_path: Path) -> None:
+    before = job.work_dir
+    (tmp_path / "teacher.pth").write_bytes(b"other")
+    assert pickle.loads(pickle.dumps(job)).work_dir == job.work_dir == before
+
+
+def test_a_stretched_schedule_stretches_its_phases_and_not_the_warm_up(job: Job) -> None:
+    config = replace(job, schedule_factor=1.5).build_config()
+    assert config.train_cfg.max_epochs == 6
+    warm_up, annealing = config.param_scheduler
+    assert warm_up.end == 100
+    assert (annealing.T_max, annealing.end) == (6, 6)
+    by_iteration = Config({"train_cfg": {"max_iters": 10}, "param_scheduler": [{"end": 10}]})
+    stretch_schedule(by_iteration, 1.25)
+    assert by_iteration.train_cfg.max_iters == by_iteration.param_scheduler[0].end == 12
+
+
+def test_a_stretch_that_changes_nothing_is_refused(job: Job) -> None:
+    with pytest.raises(ValueError, match=r"a factor of 1\.1 leaves max_epochs=4 as it is"):
+        replace(job, schedule_factor=1.1).build_config()
+
+
+def test_a_finished_job_is_read_back(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.work_dir.mkdir(parents=True)
+    (job.work_dir / "result.json").write_text(json.dumps({"val": {"mAP": 0.5}, "checkpoint": "a.pth"}))
+    monkeypatch.setattr(jobs.multiprocessing, "get_context", lambda method: pytest.fail("it ran again"))
+    result = run_job(job)
+    assert result["val"] == {"mAP": 0.5}
+    assert result["folder"] == str(job.work_dir)
+
+
+def test_a_failing_job_says_which_and_where_its_log_is(job: Job, capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises(UserError) as caught:
+        run_job(job)  # there is no model of type X
+    message = str(caught.value)
+    assert "the run 'distilled' with seed 0 ended with status 1" in message
+    assert str(job.work_dir) in message
+    assert "Traceback" in capfd.readouterr().err
+    assert not (job.work_dir / "result.json").exists()
+
+
+def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    import fcntl
+
+    with locked(tmp_path / "job"), (tmp_path / "job/lock").open("w") as second, pytest.raises(BlockingIOError):
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (tmp_path / "job/lock").open("w") as second:
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_history_and_step_time_are_read_over_all_parts_of_a_resumed_run(tmp_path: Path) -> None:
+    parts = {
+        "20240101_000000": [{"loss": 2.0, "time": 0.5}, {"nuscenes/mAP": 0.1, "step": 1}],
+        "20240102_000000": [{"loss": 1.0, "time": 0.1}, {"loss": 1.0, "time": 0.2}, {"nuscenes/mAP": 0.2, "step": 2}],
+    }
+    for name, records in parts.items():
+        path = tmp_path / name / "vis_data" / "scalars.json"
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert [record["nuscenes/mAP"] for record in validation_history(tmp_path)] == [0.1, 0.2]
+    assert median_step_ms(tmp_path) == 200.0
+    assert median_step_ms(tmp_path / "20240101_000000") is None
