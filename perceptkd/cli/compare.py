@@ -20,7 +20,7 @@ from typing import Any
 from mmengine.config import Config
 
 from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, check_data, run_command
-from perceptkd.cli.jobs import Job, read_result, run_job
+from perceptkd.cli.jobs import Job, read_result, run_job, run_jobs
 from perceptkd.cli.provenance import ROOT, provenance, write_json
 from perceptkd.engine.checkpoints import record_metrics
 from perceptkd.engine.student import is_distillation
@@ -76,6 +76,7 @@ def compare(
     options: dict[str, Any] | None = None,
     folder: Path = Path("work_dirs/compare"),
     equal_time: float | None = None,
+    parallel: int = 1,
 ) -> dict[str, Any]:
     """Runs teacher, controls and distilled students and returns the comparison.
 
@@ -86,6 +87,7 @@ def compare(
         options: overrides of the distilled configuration.
         folder: where the runs live.
         equal_time: also trains a control whose schedule is longer by this factor (distilled step / student step).
+        parallel: how many students to train at a time, see ``run_jobs``.
 
     Returns:
         The result in the project's form, without provenance; ``runs`` names folder and checkpoint of the first run
@@ -103,21 +105,19 @@ def compare(
     splits = (split,)
     check_data(config, stages=("train", *splits))
     teachers = ensure_teachers(config, folder, splits)
-    runs: dict[str, dict[int, dict[str, Any]]] = {"control": {}, "distilled": {}}
-    for seed in seeds:
-        control = control_options(options)
-        runs["control"][seed] = run_job(Job("control", config_path, seed, folder, control, splits))
-        runs["distilled"][seed] = run_job(Job("distilled", config_path, seed, folder, options, splits))
-        if equal_time is not None:
-            longer = Job("control-equal-time", config_path, seed, folder, control, splits, schedule_factor=equal_time)
-            runs.setdefault("control_equal_time", {})[seed] = run_job(longer)
+    control = Job("control", config_path, 0, folder, control_options(options), splits)
+    kinds = {"control": control, "distilled": replace(control, name="distilled", options=options)}
+    if equal_time is not None:
+        kinds["control_equal_time"] = replace(control, name="control-equal-time", schedule_factor=equal_time)
+    jobs = {(kind, seed): replace(job, seed=seed) for seed in seeds for kind, job in kinds.items()}
+    results = dict(zip(jobs, run_jobs(list(jobs.values()), parallel=parallel), strict=True))
+    runs = {kind: {seed: results[kind, seed] for seed in seeds} for kind in kinds}
     metric = config.default_hooks.checkpoint.get("save_best") or "auto"
     if metric == "auto":
         metric = next(iter(runs["control"][seeds[0]][split]))
     result = summarise(config_path, config.get("task", "detection"), metric, split, teachers, runs)
     result["world"] = describe_world(config)
-    jobs = {"teacher": teachers, **runs}
-    first = {name: next(iter(group.values())) for name, group in jobs.items()}
+    first = {name: next(iter(group.values())) for name, group in {"teacher": teachers, **runs}.items()}
     result["runs"] = {name: {key: run[key] for key in ("folder", "checkpoint")} for name, run in first.items()}
     return result
 
@@ -247,13 +247,17 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/compare/<config>[.<variant>].json")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/compare"), help="where the runs live")
     parser.add_argument("--equal-time", type=float, metavar="FACTOR", help="also train a control FACTOR times as long")
+    parser.add_argument(
+        "--parallel", type=int, default=1, help="students to train at a time; on CPU as many as cores is fastest"
+    )
     return parser.parse_args(arguments)
 
 
 def command(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    if options.seeds < 1:
-        raise UserError(f"--seeds {options.seeds} leaves nothing to compare: give 1 or more")
+    for name in ("seeds", "parallel"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)} leaves nothing to do: give 1 or more")
     result = compare(
         options.config,
         seeds=range(options.seeds),
@@ -261,6 +265,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
         options=options.cfg_options,
         folder=options.work_dir,
         equal_time=options.equal_time,
+        parallel=options.parallel,
     )
     del result["runs"]
     name = ".".join(part for part in (Path(options.config).stem, options.variant) if part)

@@ -25,7 +25,7 @@ def demo(folder: Path) -> dict[str, Any]:
     """
     start = time.perf_counter()
     write_world()
-    result = compare(CONFIG, seeds=[0], folder=folder / "runs")
+    result = compare(CONFIG, seeds=[0], folder=folder / "runs", parallel=students_at_a_time())
     models = {
         "teacher": next(iter(result["metrics"]["teacher"].values())),
         "control": result["metrics"]["control"][0],
@@ -40,6 +40,13 @@ def demo(folder: Path) -> dict[str, Any]:
     for path in (folder / "summary.json", *pictures):
         print(path)
     return summary
+
+
+def students_at_a_time() -> int:
+    """Both students at once where they share a CPU, one after the other on a GPU or a single core."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else min(2, torch.get_num_threads())
 
 
 def short_names(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -10,16 +10,19 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
+import io
 import json
 import multiprocessing
 import resource
 import statistics
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from perceptkd.cli.arguments import UserError
 from perceptkd.cli.provenance import write_json
@@ -117,8 +120,31 @@ def stretch_schedule(config: Any, factor: float) -> None:
                 scheduler[bound] = stretched
 
 
-def run_job(job: Job) -> dict[str, Any]:
+def run_jobs(jobs: Sequence[Job], *, parallel: int = 1) -> list[dict[str, Any]]:
+    """Runs jobs, some at a time, and returns their results in order; see :func:`run_job`.
+
+    On a CPU two jobs that share the cores are done sooner than one after the other: a small model's steps hardly gain
+    from more threads. Each gets its share of the cores.
+
+    Args:
+        jobs: What to run.
+        parallel: How many at a time.
+    """
+    with ThreadPoolExecutor(parallel) as pool:
+        running = [pool.submit(run_job, job, shares=parallel) for job in jobs]
+        try:
+            return [future.result() for future in running]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # those that run finish, and are read back the next time
+            raise
+
+
+def run_job(job: Job, *, shares: int = 1) -> dict[str, Any]:
     """Runs the job in a new process unless its result exists, and returns the result.
+
+    Args:
+        job: What to run.
+        shares: Into how many parts the cores are divided, of which this job gets one.
 
     Returns:
         ``{split: {metric: value}, ..., "checkpoint": path, "folder": path}``, and where it trained ``train_s``,
@@ -130,7 +156,7 @@ def run_job(job: Job) -> dict[str, Any]:
     result = read_result(job)
     if all(split in result for split in job.splits):
         return {**result, "folder": str(job.work_dir)}
-    process = multiprocessing.get_context("spawn").Process(target=_run, args=(job,))
+    process = multiprocessing.get_context("spawn").Process(target=_run, args=(job, shares))
     process.start()
     process.join()
     if process.exitcode != 0:
@@ -147,10 +173,29 @@ def read_result(job: Job) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def _run(job: Job) -> None:
+class LabelledLines(io.TextIOBase):
+    """A stream that puts a label before every line, so that those of several processes can be told apart."""
+
+    def __init__(self, stream: TextIO, label: str) -> None:
+        self._stream, self._label, self._line = stream, label, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        if lines:
+            self._stream.write("".join(f"[{self._label}] {line}\n" for line in lines))
+            self._stream.flush()
+        return len(text)
+
+
+def _run(job: Job, shares: int) -> None:
     """Trains (or resumes, or reads back) and evaluates; the only writer of the job's folder."""
+    import torch
+
     from perceptkd.cli.test import evaluate
 
+    if shares > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // shares))
+        sys.stdout = LabelledLines(sys.stdout, f"{job.name} {job.seed}")
     config, work_dir = job.build_config(), job.work_dir
     with locked(work_dir):
         result = read_result(job)

@@ -173,7 +173,7 @@ def test_what_cannot_be_compared_ends_with_a_sentence(
     assert main([str(tiny_folder / "retinanet.py"), "--work-dir", str(tmp_path)]) == 2
     assert "does not distil" in capsys.readouterr().err
     assert main([str(tiny_folder / "distill.py"), "--seeds", "0"]) == 2
-    assert "--seeds 0 leaves nothing to compare" in capsys.readouterr().err
+    assert "--seeds 0 leaves nothing to do" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"teacher 'big' needs config='<path>' and checkpoint="):
         compare(str(tiny_folder / "distill.py"), seeds=[0], folder=tmp_path)
 

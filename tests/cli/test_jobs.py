@@ -1,7 +1,9 @@
 """Jobs run once: their folder is named by all that decides the result, and by nothing else."""
 
+import io
 import json
 import pickle
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,17 @@ from mmengine.config import Config
 
 from perceptkd.cli import jobs
 from perceptkd.cli.arguments import UserError
-from perceptkd.cli.jobs import Job, locked, median_step_ms, run_job, source_digest, stretch_schedule, validation_history
+from perceptkd.cli.jobs import (
+    Job,
+    LabelledLines,
+    locked,
+    median_step_ms,
+    run_job,
+    run_jobs,
+    source_digest,
+    stretch_schedule,
+    validation_history,
+)
 
 CONFIG = """
 data_root = {root!r}
@@ -162,3 +174,36 @@ def test_history_and_step_time_are_read_over_all_parts_of_a_resumed_run(tmp_path
     assert [record["nuscenes/mAP"] for record in validation_history(tmp_path)] == [0.1, 0.2]
     assert median_step_ms(tmp_path) == 200.0
     assert median_step_ms(tmp_path / "20240101_000000") is None
+
+
+def test_jobs_at_a_time_share_the_cores_and_answer_in_order(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting = threading.Barrier(2, timeout=10)  # breaks unless two run at a time
+
+    def fake(job: Job, *, shares: int) -> dict[str, Any]:
+        meeting.wait()
+        return {"seed": job.seed, "shares": shares}
+
+    monkeypatch.setattr(jobs, "run_job", fake)
+    results = run_jobs([replace(job, seed=seed) for seed in range(4)], parallel=2)
+    assert results == [{"seed": seed, "shares": 2} for seed in range(4)]
+
+
+def test_a_failed_job_ends_the_others_that_wait(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def fake(job: Job, *, shares: int) -> dict[str, Any]:
+        started.append(job.seed)
+        raise UserError("no")
+
+    monkeypatch.setattr(jobs, "run_job", fake)
+    with pytest.raises(UserError, match="no"):
+        run_jobs([replace(job, seed=seed) for seed in range(50)])
+    assert len(started) < 50
+
+
+def test_lines_of_several_processes_are_told_apart() -> None:
+    stream = io.StringIO()
+    lines = LabelledLines(stream, "control 0")
+    for piece in ("one ", "line\nand ", "", "another\nrest"):
+        print(piece, end="", file=lines)
+    assert stream.getvalue() == "[control 0] one line\n[control 0] and another\n"

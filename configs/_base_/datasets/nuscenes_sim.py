@@ -7,6 +7,7 @@ image_size = (128, 352)
 sweeps = 4
 
 load_lidar = dict(type="perceptkd.LoadPoints", sweeps=sweeps)
+load_key_cloud = dict(type="perceptkd.LoadPoints", sweeps=0)  # the depth targets of a camera model in training
 load_cameras = dict(type="perceptkd.LoadMultiViewImages")
 augment_scene = [
     dict(type="mmdet3d.LoadAnnotations3D", with_bbox_3d=True, with_label_3d=True),
@@ -33,7 +34,7 @@ pack_test = dict(type="perceptkd.PackBEVInputs", with_boxes=False)
 
 train_pipeline = [load_lidar, load_cameras, *augment_scene, augment_cameras, *finish]
 lidar_train_pipeline = [load_lidar, *augment_scene, *finish]
-camera_train_pipeline = [load_cameras, *augment_scene, augment_cameras, *finish]
+camera_train_pipeline = [load_key_cloud, load_cameras, *augment_scene, augment_cameras, *finish]
 test_pipeline = [load_lidar, load_cameras, resize_cameras, pack_test]
 lidar_test_pipeline = [load_lidar, pack_test]
 camera_test_pipeline = [load_cameras, resize_cameras, pack_test]

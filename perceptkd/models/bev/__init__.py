@@ -3,6 +3,7 @@
 from perceptkd.models.bev.camera_encoder import CameraEncoder
 from perceptkd.models.bev.center_head import BEVCenterHead
 from perceptkd.models.bev.data_preprocessor import BEVDataPreprocessor
+from perceptkd.models.bev.depth import LidarDepthLoss
 from perceptkd.models.bev.detector import BEVDetector
 from perceptkd.models.bev.fuser import ChannelAttentionFuser, PassThrough
 from perceptkd.models.bev.lidar_encoder import LidarEncoder
@@ -15,6 +16,7 @@ __all__ = [
     "CameraEncoder",
     "ChannelAttentionFuser",
     "LSSViewTransform",
+    "LidarDepthLoss",
     "LidarEncoder",
     "PassThrough",
 ]

@@ -20,6 +20,7 @@ class BEVDataPreprocessor(BaseDataPreprocessor):
 
     Args:
         voxelize: ``voxel_size``, ``point_cloud_range``, ``max_points`` and ``max_voxels`` (training, test) or None.
+        with_points: Whether training reads the points themselves, as the depth loss of a camera model does.
         image_mean: Mean per RGB channel, 0-255, or None for a model without cameras.
         image_std: Standard deviation per RGB channel.
         bgr_to_rgb: Whether the raw images are BGR, as cv2 reads them.
@@ -31,6 +32,7 @@ class BEVDataPreprocessor(BaseDataPreprocessor):
         self,
         *,
         voxelize: Mapping | None = None,
+        with_points: bool = False,
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
         bgr_to_rgb: bool = True,
@@ -39,6 +41,7 @@ class BEVDataPreprocessor(BaseDataPreprocessor):
     ) -> None:
         super().__init__(non_blocking=non_blocking)
         self.voxelize = dict(voxelize) if voxelize else None
+        self.with_points = with_points
         self.with_images = image_mean is not None
         if self.with_images:
             if image_std is None or len(image_mean) != 3 or len(image_std) != 3:
@@ -59,10 +62,10 @@ class BEVDataPreprocessor(BaseDataPreprocessor):
             ``inputs`` (``points``, ``voxels``, ``imgs`` [B, V, 3, H, W], as asked for) and ``data_samples``.
         """
         raw, inputs = data["inputs"], {}
+        if self.voxelize is not None or (self.with_points and training):
+            inputs["points"] = self.cast_data(list(self._raw(raw, "points")))
         if self.voxelize is not None:
-            points = self.cast_data(list(self._raw(raw, "points")))
-            inputs["points"] = points
-            inputs["voxels"] = self._voxelize(points, training)
+            inputs["voxels"] = self._voxelize(inputs["points"], training)
         if self.with_images:
             inputs["imgs"] = self._normalize(self.cast_data(list(self._raw(raw, "img"))))
         return {"inputs": inputs, "data_samples": self.cast_data(data.get("data_samples"))}

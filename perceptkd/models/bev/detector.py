@@ -80,19 +80,30 @@ class BEVDetector(Base3DDetector):
         Returns:
             A list of one map [B, C, Y, X].
         """
-        maps = {}
+        return self._encode(inputs, data_samples)[0]
+
+    def _encode(
+        self, inputs: Mapping, data_samples: Sequence[Det3DDataSample]
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Map of the BEV neck, and the depth loss where this is training and the camera encoder has one."""
+        maps, losses = {}, {}
         if self.lidar_encoder is not None:
             maps["lidar_encoder"] = self.lidar_encoder(self._input(inputs, "voxels"), len(data_samples))
         if self.camera_encoder is not None:
             images = self._input(inputs, "imgs")
-            maps["camera_encoder"] = self.camera_encoder(images, stack_calibration(data_samples, images.device))
+            calibration = stack_calibration(data_samples, images.device)
+            maps["camera_encoder"], depth_logits = self.camera_encoder(images, calibration)
+            if self.training and self.camera_encoder.depth_loss is not None:
+                frustum = self.camera_encoder.view_transform.frustum
+                points = self._input(inputs, "points")
+                losses["loss_depth"] = self.camera_encoder.depth_loss(depth_logits, points, calibration, frustum)
         for name, value in maps.items():
             if value.shape[-2:] != self.grid.shape:
                 raise ValueError(
                     f"{name} made a map of {tuple(value.shape[-2:])} cells (Y, X), the grid of the detector is "
                     f"{self.grid.shape}: voxel size, stride and point_cloud_range of the config disagree"
                 )
-        return self.neck(self.backbone(self.fuser(list(maps.values()))))
+        return self.neck(self.backbone(self.fuser(list(maps.values())))), losses
 
     def _input(self, inputs: Mapping, key: str) -> Tensor | Mapping:
         if key not in inputs:
@@ -103,8 +114,9 @@ class BEVDetector(Base3DDetector):
         return inputs[key]
 
     def loss(self, inputs: Mapping, data_samples: Sequence[Det3DDataSample], **_: object) -> dict[str, Tensor]:
-        """Detection losses of a batch."""
-        return self.bbox_head.loss(self.extract_feat(inputs, data_samples), data_samples)
+        """Detection losses of a batch, and ``loss_depth`` where the camera encoder has a depth loss."""
+        features, losses = self._encode(inputs, data_samples)
+        return {**self.bbox_head.loss(features, data_samples), **losses}
 
     def predict(
         self, inputs: Mapping, data_samples: Sequence[Det3DDataSample], **_: object

@@ -146,3 +146,39 @@ def lift_frustum(frustum: Tensor, calibration: Calibration) -> Tensor:
     )
     points = camera @ image_to_lidar[..., :3, :3].transpose(-1, -2) + image_to_lidar[..., None, :3, 3]
     return points.reshape(batch_size, views, *frustum.shape)
+
+
+def ray_directions(frustum: Tensor, calibration: Calibration) -> Tensor:
+    """Direction of each feature's ray in the LiDAR frame before BEV augmentation, per metre of depth.
+
+    Args:
+        frustum: [D, H, W, 3] of (u, v, depth) in the augmented image.
+        calibration: Matrices of the batch.
+
+    Returns:
+        [B, V, H, W, 3], where the component along the optical axis is 1 m.
+    """
+    near, far = (frustum[:1].clone() for _ in range(2))
+    near[..., 2], far[..., 2] = 1.0, 2.0
+    still = torch.eye(4, device=frustum.device).expand_as(calibration.lidar_aug_matrix)
+    unmoved = calibration._replace(lidar_aug_matrix=still)
+    return (lift_frustum(far, unmoved) - lift_frustum(near, unmoved))[:, :, 0]
+
+
+def project_points(points: Tensor, calibration: Calibration, sample: int) -> Tensor:
+    """Points in the augmented LiDAR frame as pixels of the augmented images: undoes what ``lift_frustum`` does.
+
+    Args:
+        points: [N, 3] metres.
+        calibration: Matrices of the batch.
+        sample: Which sample of the batch the points belong to.
+
+    Returns:
+        [V, N, 3] of (u, v, depth); u and v mean nothing where the depth is not positive.
+    """
+    cam2img, lidar2cam, img_aug, lidar_aug = (matrices[sample] for matrices in calibration)
+    matrix = cam2img @ lidar2cam @ torch.linalg.inv(lidar_aug)  # [V, 4, 4]
+    camera = points @ matrix[:, :3, :3].transpose(-1, -2) + matrix[:, None, :3, 3]
+    depth = camera[..., 2:]
+    pixels = torch.cat([camera[..., :2] / depth.clamp(min=1e-3), depth], dim=-1)
+    return pixels @ img_aug[:, :3, :3].transpose(-1, -2) + img_aug[:, None, :3, 3]

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
+from perceptkd.models.bev.depth import CameraAwareDepthNet, ray_embedding
 from perceptkd.models.bev.geometry import BEVGrid, Calibration, build_frustum, lift_frustum
 from perceptkd.ops.bev_pool import bev_pool
 from perceptkd.registry import MODELS
+
+
+class LiftedMap(NamedTuple):
+    """What a view transform makes."""
+
+    bev: Tensor  # [B, C, Y, X] in the augmented LiDAR frame, fp32 (sums of hundreds of terms)
+    depth_logits: Tensor  # [B V, D, H, W]
 
 
 @MODELS.register_module()
@@ -24,6 +34,8 @@ class LSSViewTransform(nn.Module):
         depth_bins_m: (start, stop, step) of the depth bins in metres, stop excluded.
         point_cloud_range: (x0, y0, z0, x1, y1, z1) in metres; points outside are not pooled.
         cell_size_m: Edge of a BEV cell in metres.
+        camera_aware: Read the rays of the features too, through a hidden layer; else depth and context are one 1 x 1
+            convolution, as in UniDistill.
         align_corners: See :func:`build_frustum`.
         channels_last: Hand the map on in channels-last memory.
     """
@@ -38,6 +50,7 @@ class LSSViewTransform(nn.Module):
         depth_bins_m: tuple[float, float, float],
         point_cloud_range: tuple[float, ...],
         cell_size_m: float,
+        camera_aware: bool = False,
         align_corners: bool = False,
         channels_last: bool = False,
     ) -> None:
@@ -50,18 +63,19 @@ class LSSViewTransform(nn.Module):
         frustum = build_frustum(image_size, feature_size, depth_bins_m=depths, align_corners=align_corners)
         self.register_buffer("frustum", frustum, persistent=False)
         self.out_channels = out_channels
-        self.depth_net = nn.Conv2d(in_channels, len(depths) + out_channels, 1)
+        self.camera_aware = camera_aware
+        if camera_aware:
+            self.depth_net = CameraAwareDepthNet(in_channels, len(depths) + out_channels)
+        else:
+            self.depth_net = nn.Conv2d(in_channels, len(depths) + out_channels, 1)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
-    def forward(self, features: Tensor, calibration: Calibration) -> Tensor:
+    def forward(self, features: Tensor, calibration: Calibration) -> LiftedMap:
         """Pool image features into BEV.
 
         Args:
             features: [B * V, C, H, W], views of a sample side by side.
             calibration: Matrices of the batch.
-
-        Returns:
-            Map [B, out_channels, Y, X] in the augmented LiDAR frame, fp32 (sums of hundreds of terms).
         """
         depth_bins = len(self.frustum)
         if features.shape[-2:] != self.frustum.shape[1:3]:
@@ -69,11 +83,12 @@ class LSSViewTransform(nn.Module):
                 f"image features are {tuple(features.shape[-2:])}, the frustum is {tuple(self.frustum.shape[1:3])}: "
                 "image_size or feature_stride of the view transform does not match the pipeline or the neck"
             )
-        depth, context = self.depth_net(features).split([depth_bins, self.out_channels], dim=1)
+        rays = [ray_embedding(self.frustum, calibration)] if self.camera_aware else []
+        depth, context = self.depth_net(features, *rays).split([depth_bins, self.out_channels], dim=1)
         with torch.autocast(features.device.type, enabled=False):
             weights = depth.float().softmax(dim=1)  # [B V, D, H, W]
             rows = context.float().permute(0, 2, 3, 1).reshape(-1, self.out_channels)
-            return self._pool(weights, rows, calibration)
+            return LiftedMap(self._pool(weights, rows, calibration), depth)
 
     def _pool(self, weights: Tensor, rows: Tensor, calibration: Calibration) -> Tensor:
         """Sum context rows [B V H W, C] into the cells of their frustum points, weighted by depth [B V, D, H, W]."""

@@ -30,7 +30,7 @@ def make_encoder(**backbone) -> CameraEncoder:
 
 def test_map_of_a_batch(make_batch) -> None:
     calibration = stack_calibration(make_batch(2)["data_samples"], "cpu")
-    assert make_encoder()(torch.randn(2, 6, 3, 64, 128), calibration).shape == (2, 6, 40, 40)
+    assert make_encoder()(torch.randn(2, 6, 3, 64, 128), calibration).bev.shape == (2, 6, 40, 40)
 
 
 def test_an_image_changes_only_what_its_camera_sees(make_batch) -> None:
@@ -40,7 +40,7 @@ def test_an_image_changes_only_what_its_camera_sees(make_batch) -> None:
     other = images.clone()
     other[:, 0] += 1
     with torch.no_grad():
-        changed = (encoder(images, calibration) - encoder(other, calibration)).abs().sum(1)[0]
+        changed = (encoder(images, calibration).bev - encoder(other, calibration).bev).abs().sum(1)[0]
     columns = changed.sum(0)
     assert columns[20:].sum() > 0
     assert columns[:19].sum() == 0

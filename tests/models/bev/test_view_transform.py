@@ -45,13 +45,13 @@ def test_same_as_lift_and_splat(make_batch) -> None:
     with torch.no_grad():
         expected = lift_and_splat(transform, features, calibration)
         assert (expected != 0).any(dim=1).sum() > 200
-        torch.testing.assert_close(transform(features, calibration), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(transform(features, calibration).bev, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_gradient_reaches_depth_and_context(make_batch) -> None:
     calibration = stack_calibration(make_batch(1)["data_samples"], "cpu")
     transform, features = make_transform(), torch.randn(6, 8, 4, 8, requires_grad=True)
-    (transform(features, calibration) * torch.randn(1, 5, 30, 40)).sum().backward()
+    (transform(features, calibration).bev * torch.randn(1, 5, 30, 40)).sum().backward()
     gradient = transform.depth_net.weight.grad
     assert gradient[:10].abs().sum() > 0
     assert gradient[10:].abs().sum() > 0
@@ -61,7 +61,7 @@ def test_gradient_reaches_depth_and_context(make_batch) -> None:
 def test_pooling_is_fp32_under_autocast(make_batch) -> None:
     calibration = stack_calibration(make_batch(1)["data_samples"], "cpu")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert make_transform()(torch.randn(6, 8, 4, 8), calibration).dtype == torch.float32
+        assert make_transform()(torch.randn(6, 8, 4, 8), calibration).bev.dtype == torch.float32
 
 
 def test_channels_last_changes_the_layout_only(make_batch) -> None:
@@ -70,9 +70,21 @@ def test_channels_last_changes_the_layout_only(make_batch) -> None:
     other = make_transform(channels_last=True)
     other.load_state_dict(transform.state_dict())
     features = torch.randn(6, 8, 4, 8)
-    pooled = other(features, calibration)
+    pooled = other(features, calibration).bev
     assert pooled.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(pooled, transform(features, calibration))
+    torch.testing.assert_close(pooled, transform(features, calibration).bev)
+
+
+def test_a_camera_aware_depth_net_tells_equal_features_apart(make_batch) -> None:
+    """Constant features are one road to it seen by rays of different slope: rows differ, columns do not."""
+    calibration = stack_calibration(make_batch(1)["data_samples"], "cpu")
+    plain = make_transform()(torch.ones(6, 8, 4, 8), calibration).depth_logits
+    assert plain.std(dim=(2, 3)).max() < 1e-5
+    aware = make_transform(camera_aware=True)(torch.ones(6, 8, 4, 8), calibration).depth_logits
+    assert aware.shape == plain.shape
+    inner = aware[:, :, 1:-1, 1:-1]  # the border sees the padding
+    assert inner.std(dim=2).max() > 0.01
+    assert inner.std(dim=3).max() < 1e-4
 
 
 def test_features_of_another_size_are_refused(make_batch) -> None:
