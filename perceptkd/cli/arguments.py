@@ -21,7 +21,7 @@ from perceptkd.engine.atomic import WriteError
 USER_ERROR_STATUS = 2
 DEFAULT_WORK_DIRS = Path("work_dirs")
 #: Folders of simulated worlds, with the options that write them as the configs expect them.
-WORLDS = {"simworld": "", "simworld_splits": " --splits train=40 tune=8 report=12 --keyframes 12"}
+WORLDS = {"simworld": "", "simworld_splits": " --splits train=40 tune=12 report=12 --keyframes 12"}
 
 
 class UserError(Exception):

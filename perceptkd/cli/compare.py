@@ -32,27 +32,33 @@ FRACTIONS = ("mAP", "NDS", "AP50")
 RESULTS = ROOT / "benchmarks" / "results" / "compare"
 
 
-def ensure_teachers(config: Config, folder: Path, splits: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Trains the teachers whose checkpoints are missing and evaluates all of them.
+def ensure_trained(
+    sources: Mapping[str, Any], folder: Path, splits: tuple[str, ...], *, role: str
+) -> dict[str, dict[str, Any]]:
+    """Trains the models whose checkpoints are missing and evaluates all of them.
 
-    A checkpoint goes where the student's configuration expects it, its recorded metrics beside it. One that is there
-    already, and not of the same training, is evaluated as it is: the figure must be that of the teacher that teaches.
+    A checkpoint goes where the configuration of the student expects it, its recorded metrics beside it. One that is
+    there already, and not of the same training, is evaluated as it is: the figure must be that of the weights in use.
+
+    Args:
+        sources: ``config`` and ``checkpoint`` of each, by name.
+        folder: where the runs live.
+        splits: which loaders to evaluate on.
+        role: what they are to the student, for messages and the names of the runs.
 
     Returns:
-        The result of each teacher's job, by the teacher's name.
+        The result of each model's job, by its name.
     """
     results = {}
-    for name, teacher in config.model.teachers.items():
-        if not (isinstance(teacher.get("config"), str) and teacher.get("checkpoint")):
-            raise UserError(
-                f"teacher '{name}' needs config='<path>' and checkpoint=: a comparison trains and scores it"
-            )
-        check_data(Config.fromfile(teacher.config), stages=("train", *splits))
-        job = Job(name=f"teacher-{name}", config=teacher.config, seed=0, folder=folder, splits=splits)
-        target = Path(teacher.checkpoint)
+    for name, source in sources.items():
+        if not (isinstance(source.get("config"), str) and source.get("checkpoint")):
+            raise UserError(f"{role} '{name}' needs config='<path>' and checkpoint=: a comparison trains and scores it")
+        check_data(Config.fromfile(source["config"]), stages=("train", *splits))
+        job = Job(name=f"{role}-{name}", config=source["config"], seed=0, folder=folder, splits=splits)
+        target = Path(source["checkpoint"])
         if target.exists() and not _is_trained_by(job, target):
-            print(f"teacher '{name}': {target} is there and is used as it is; remove it to train it anew", flush=True)
-            job = replace(job, name=f"teacher-{name}-given", checkpoint=str(target))
+            print(f"{role} '{name}': {target} is there and is used as it is; remove it to train it anew", flush=True)
+            job = replace(job, name=f"{role}-{name}-given", checkpoint=str(target))
         result = run_job(job)
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +110,8 @@ def compare(
     folder = folder / Path(config_path).stem
     splits = (split,)
     check_data(config, stages=("train", *splits))
-    teachers = ensure_teachers(config, folder, splits)
+    teachers = ensure_trained(config.model.teachers, folder, splits, role="teacher")
+    start = ensure_trained(config.get("pretrained", {}), folder, splits, role="pretrained")
     control = Job("control", config_path, 0, folder, control_options(options), splits)
     kinds = {"control": control, "distilled": replace(control, name="distilled", options=options)}
     if equal_time is not None:
@@ -115,7 +122,7 @@ def compare(
     metric = config.default_hooks.checkpoint.get("save_best") or "auto"
     if metric == "auto":
         metric = next(iter(runs["control"][seeds[0]][split]))
-    result = summarise(config_path, config.get("task", "detection"), metric, split, teachers, runs)
+    result = summarise(config_path, config.get("task", "detection"), metric, split, teachers, runs, start)
     result["world"] = describe_world(config)
     first = {name: next(iter(group.values())) for name, group in {"teacher": teachers, **runs}.items()}
     result["runs"] = {name: {key: run[key] for key in ("folder", "checkpoint")} for name, run in first.items()}
@@ -144,10 +151,14 @@ def summarise(
     split: str,
     teachers: dict[str, dict[str, Any]],
     runs: dict[str, dict[int, dict[str, Any]]],
+    start: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Turns the runs into gains, in points: fractions such as mAP count 100 times."""
+    """Turns the runs into gains, in points: fractions such as mAP count 100 times.
 
-    def points(run: dict[str, Any]) -> float:
+    ``start`` holds the result of the weights that every student starts from, where there are such.
+    """
+
+    def points(run: Mapping[str, Any]) -> float:
         return run[split][metric] * (100 if metric.endswith(FRACTIONS) else 1)
 
     values = {name: {seed: points(run) for seed, run in by_seed.items()} for name, by_seed in runs.items()}
@@ -162,6 +173,7 @@ def summarise(
         "metric": metric,
         "split": split,
         "teacher": teacher,
+        "pretrained": {name: points(result) for name, result in (start or {}).items()},
         **values,
         "gain": {
             "mean": gain,
@@ -204,6 +216,7 @@ def table(result: dict[str, Any]) -> str:
     seeds = list(result["control"])
     header = ["", *(f"seed {seed}" for seed in seeds), "mean"]
     rows = [["teacher", *[""] * len(seeds), f"{result['teacher']:.2f}"]]
+    rows += [[f"{name} before", *[""] * len(seeds), f"{value:.2f}"] for name, value in result["pretrained"].items()]
     for name in ("control", "control_equal_time", "distilled"):
         if name in result:
             numbers = list(result[name].values())

@@ -82,14 +82,25 @@ class Job:
 
 
 def deciding_files(config: Mapping[str, Any]) -> set[Path]:
-    """Teacher checkpoints and world descriptions that the configuration names and that exist."""
-    found = set()
-    for teacher in config["model"].get("teachers", {}).values():
-        if teacher.get("checkpoint"):
-            found.add(Path(teacher["checkpoint"]))
+    """Checkpoints (teachers, starting weights) and world descriptions that the configuration names and that exist."""
+    found = {Path(value) for value in strings(config["model"]) if value.endswith(".pth")}
     if config.get("data_root"):
         found.add(Path(config["data_root"]) / "world.json")
     return {path for path in found if path.is_file()}
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All strings of a nested configuration.
+
+    >>> sorted(strings({"a": ["b", {"c": "d"}], "e": 1}))
+    ['b', 'd']
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (found for item in value.values() for found in strings(item))
+    elif isinstance(value, list | tuple):
+        yield from (found for item in value for found in strings(item))
 
 
 def source_digest() -> str:

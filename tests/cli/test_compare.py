@@ -8,7 +8,7 @@ import pytest
 
 from perceptkd.cli import compare as module
 from perceptkd.cli.arguments import UserError
-from perceptkd.cli.compare import compare, control_options, ensure_teachers, main, settled, summarise, table, verdict
+from perceptkd.cli.compare import compare, control_options, ensure_trained, main, settled, summarise, table, verdict
 
 METRIC = "nuscenes/mAP"
 CONTROL, DISTILLED = {0: 0.30, 1: 0.32}, {0: 0.33, 1: 0.33}
@@ -68,6 +68,15 @@ def test_a_gain_is_shown_only_if_every_seed_gains() -> None:
 
 def test_one_seed_has_no_deviation() -> None:
     assert summary({0: 0.3}, {0: 0.4}, 0.8)["gain"]["std"] is None
+
+
+def test_the_weights_that_all_students_start_from_are_scored_too() -> None:
+    start = {"student": {"val": {METRIC: 0.25}}}
+    result = summarise(
+        "c.py", "detection", METRIC, "val", {"t": {"val": {METRIC: 0.7}}}, runs(CONTROL, DISTILLED), start
+    )
+    assert result["pretrained"] == {"student": 25.0}
+    assert "student before" in table(result)
 
 
 def test_other_metrics_are_not_scaled() -> None:
@@ -147,10 +156,11 @@ def test_a_missing_teacher_is_trained_and_put_where_the_student_expects_it(
     teacher_config: Any, started: list[Any], tmp_path: Path
 ) -> None:
     target = Path(teacher_config.model.teachers.lidar.checkpoint)
-    ensure_teachers(teacher_config, tmp_path / "runs", ("val",))
+    ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",), role="teacher")
     assert target.read_bytes() == b"trained"
     assert json.loads((target.parent / "metrics.json").read_text()) == {"epoch_1.pth": {METRIC: 0.7}}
-    ensure_teachers(teacher_config, tmp_path / "runs", ("val",))  # and the next time it is the trained one
+    # and the next time it is the trained one
+    ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",), role="teacher")
     assert [job.checkpoint for job in started] == [None, None]
 
 
@@ -160,7 +170,7 @@ def test_a_teacher_that_is_there_is_scored_as_it_is(
     target = Path(teacher_config.model.teachers.lidar.checkpoint)
     target.parent.mkdir(parents=True)
     target.write_bytes(b"published")
-    results = ensure_teachers(teacher_config, tmp_path / "runs", ("val",))
+    results = ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",), role="teacher")
     assert [job.checkpoint for job in started] == [str(target)]
     assert results["lidar"]["checkpoint"] == str(target)
     assert target.read_bytes() == b"published"
