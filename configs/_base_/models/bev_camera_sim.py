@@ -1,27 +1,18 @@
 # Cameras at 128 x 352, a ResNet-18 of half width, depth bins of 1.2 m. What lets it learn in minutes, from scratch:
-# features at stride 8, a depth net that knows the rays, LiDAR points as depth targets, and group norm, since the six
-# images of a small batch share their light and weather: batch norm would learn to lean on that.
+# features at stride 8, a depth net that knows the rays, LiDAR points as depth targets, images normalised one by one.
 _base_ = ["./bev_shared_sim.py"]
 
 model = dict(
-    data_preprocessor=dict(with_points=True, image_mean=[123.675, 116.28, 103.53], image_std=[58.395, 57.12, 57.375]),
+    data_preprocessor=dict(with_points=True, per_image=True),
     camera_encoder=dict(
         type="perceptkd.CameraEncoder",
-        backbone=dict(
-            type="mmdet.ResNet",
-            depth=18,
-            base_channels=32,
-            stem_channels=32,
-            norm_cfg=dict(type="GN", num_groups=8, requires_grad=True),
-            norm_eval=False,
-        ),
+        backbone=dict(type="mmdet.ResNet", depth=18, base_channels=32, stem_channels=32, norm_eval=False),
         neck=dict(
             type="mmdet3d.SECONDFPN",
             in_channels=[32, 64, 128, 256],
             out_channels=[32, 32, 32, 32],
             upsample_strides=[0.5, 1, 2, 4],
             use_conv_for_no_stride=True,
-            norm_cfg=dict(type="GN", num_groups=8),
         ),
         view_transform=dict(
             type="perceptkd.LSSViewTransform",

@@ -2,24 +2,16 @@
 _base_ = ["./bev_lidar_voxel_sim.py"]
 
 model = dict(
-    data_preprocessor=dict(image_mean=[123.675, 116.28, 103.53], image_std=[58.395, 57.12, 57.375]),
+    data_preprocessor=dict(per_image=True),
     camera_encoder=dict(
         type="perceptkd.CameraEncoder",
-        backbone=dict(
-            type="mmdet.ResNet",
-            depth=18,
-            base_channels=32,
-            stem_channels=32,
-            norm_cfg=dict(type="GN", num_groups=8, requires_grad=True),
-            norm_eval=False,
-        ),
+        backbone=dict(type="mmdet.ResNet", depth=18, base_channels=32, stem_channels=32, norm_eval=False),
         neck=dict(
             type="mmdet3d.SECONDFPN",
             in_channels=[32, 64, 128, 256],
             out_channels=[32, 32, 32, 32],
             upsample_strides=[0.5, 1, 2, 4],
             use_conv_for_no_stride=True,
-            norm_cfg=dict(type="GN", num_groups=8),
         ),
         view_transform=dict(
             type="perceptkd.LSSViewTransform",

@@ -16,13 +16,16 @@ from perceptkd.registry import MODELS
 class BEVDataPreprocessor(BaseDataPreprocessor):
     """Voxelize points, normalise and stack images. Nothing of the raw batch is written to.
 
-    Only what the model needs is moved and made: no ``voxelize``, no voxels; no ``image_mean``, no images.
+    Only what the model needs is moved and made: no ``voxelize``, no voxels; neither ``image_mean`` nor ``per_image``,
+    no images.
 
     Args:
         voxelize: ``voxel_size``, ``point_cloud_range``, ``max_points`` and ``max_voxels`` (training, test) or None.
         with_points: Whether training reads the points themselves, as the depth loss of a camera model does.
         image_mean: Mean per RGB channel, 0-255, or None for a model without cameras.
         image_std: Standard deviation per RGB channel.
+        per_image: Normalise each image by its own mean and deviation instead, all channels together. The six images of
+            a sample share light and weather; batch norm on small batches would lean on that, and fail in test.
         bgr_to_rgb: Whether the raw images are BGR, as cv2 reads them.
         channels_last: Hand images on in channels-last memory.
         non_blocking: Copy to the device asynchronously.
@@ -35,6 +38,7 @@ class BEVDataPreprocessor(BaseDataPreprocessor):
         with_points: bool = False,
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
+        per_image: bool = False,
         bgr_to_rgb: bool = True,
         channels_last: bool = False,
         non_blocking: bool = False,
@@ -42,8 +46,11 @@ class BEVDataPreprocessor(BaseDataPreprocessor):
         super().__init__(non_blocking=non_blocking)
         self.voxelize = dict(voxelize) if voxelize else None
         self.with_points = with_points
-        self.with_images = image_mean is not None
-        if self.with_images:
+        self.per_image = per_image
+        self.with_images = per_image or image_mean is not None
+        if per_image and image_mean is not None:
+            raise ValueError("give image_mean and image_std, or per_image=True, not both")
+        if image_mean is not None:
             if image_std is None or len(image_mean) != 3 or len(image_std) != 3:
                 raise ValueError("image_mean and image_std must both hold three numbers")
             self.register_buffer("image_mean", torch.tensor(image_mean).view(3, 1, 1), persistent=False)
@@ -106,5 +113,10 @@ class BEVDataPreprocessor(BaseDataPreprocessor):
         stacked = torch.stack(list(images))
         if self.bgr_to_rgb:
             stacked = stacked.flip(-3)
-        flat = (stacked.flatten(0, 1).float() - self.image_mean) / self.image_std
+        flat = stacked.flatten(0, 1).float()
+        if self.per_image:
+            deviation, mean = torch.std_mean(flat, dim=(1, 2, 3), keepdim=True)
+            flat = (flat - mean) / deviation.clamp(min=1.0)  # a covered lens has none
+        else:
+            flat = (flat - self.image_mean) / self.image_std
         return flat.contiguous(memory_format=self.memory_format).view(stacked.shape)

@@ -75,3 +75,28 @@ def test_images_of_two_sizes_are_refused(make_batch) -> None:
     batch["inputs"]["img"][0] = batch["inputs"]["img"][0][..., :64]
     with pytest.raises(ValueError, match="augment to one size"):
         BEVDataPreprocessor(**IMAGES)(batch)
+
+
+def test_images_normalised_one_by_one_lose_their_exposure(make_batch) -> None:
+    batch = make_batch(2)
+    batch["inputs"]["img"][0] = batch["inputs"]["img"][0] // 2
+    batch["inputs"]["img"][1][3] = 255  # a covered lens
+    preprocessor = BEVDataPreprocessor(per_image=True)
+    images = preprocessor(batch)["inputs"]["imgs"]
+    assert images.isfinite().all()
+    torch.testing.assert_close(images[0].mean(dim=(1, 2, 3)), torch.zeros(6), atol=1e-4, rtol=0)
+    torch.testing.assert_close(images[0].std(dim=(1, 2, 3)), torch.ones(6), atol=1e-3, rtol=0)
+    darker = copy.deepcopy(batch)
+    darker["inputs"]["img"] = [image // 2 + 10 for image in batch["inputs"]["img"]]
+    torch.testing.assert_close(preprocessor(darker)["inputs"]["imgs"][0], images[0], atol=0.05, rtol=0)
+
+
+def test_two_ways_of_normalising_are_refused() -> None:
+    with pytest.raises(ValueError, match="not both"):
+        BEVDataPreprocessor(per_image=True, **IMAGES)
+
+
+def test_points_are_handed_on_in_training_alone(make_batch) -> None:
+    batch, preprocessor = make_batch(1), BEVDataPreprocessor(with_points=True)
+    torch.testing.assert_close(preprocessor(batch, True)["inputs"]["points"], batch["inputs"]["points"])
+    assert "points" not in preprocessor(batch, False)["inputs"]
