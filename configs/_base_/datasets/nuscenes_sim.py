@@ -2,7 +2,7 @@
 # Augmentation is milder than the published one, for schedules of minutes. One pipeline serves every model: BEV
 # augmentation comes first, so that a sample's scene does not depend on which sensors are loaded.
 data_root = "data/simworld/nuscenes"
-scene_range = [-48.0, -48.0, -5.0, 48.0, 48.0, 3.0]
+scene_range = [-28.8, -28.8, -5.0, 28.8, 28.8, 3.0]
 image_size = (128, 352)
 sweeps = 4
 

@@ -7,7 +7,7 @@ model = dict(
             voxel_size=[1.2, 1.2, 8.0],
             point_cloud_range={{_base_.point_cloud_range}},
             max_points=20,
-            max_voxels=(6400, 6400),
+            max_voxels=(2304, 2304),
         )
     ),
     lidar_encoder=dict(
@@ -22,6 +22,6 @@ model = dict(
             norm_cfg=dict(type="BN1d", eps=1e-3, momentum=0.05),
             legacy=False,
         ),
-        middle_encoder=dict(type="mmdet3d.PointPillarsScatter", in_channels=64, output_shape=[80, 80]),
+        middle_encoder=dict(type="mmdet3d.PointPillarsScatter", in_channels=64, output_shape=[48, 48]),
     ),
 )

@@ -17,7 +17,7 @@ model = dict(
         middle_encoder=dict(
             type="mmdet3d.SparseEncoder",
             in_channels=5,
-            sparse_shape=[21, 320, 320],
+            sparse_shape=[21, 192, 192],
             order=("conv", "norm", "act"),
             norm_cfg=dict(type="BN1d", eps=1e-3, momentum=0.05),
             base_channels=16,

@@ -1,6 +1,6 @@
 # What every `sim` model shares, whatever its sensors: grid, BEV encoder, head. Trains from scratch, nothing frozen.
-# The map is 80 x 80 cells of 1.2 m; the tap `fuser` has 64 channels, `neck[0]` 128.
-point_cloud_range = [-48.0, -48.0, -5.0, 48.0, 48.0, 3.0]
+# The map is 48 x 48 cells of 1.2 m, as far as a small camera image shows objects well; the tap `fuser` has 64 channels, `neck[0]` 128.
+point_cloud_range = [-28.8, -28.8, -5.0, 28.8, 28.8, 3.0]
 cell_size_m = 1.2
 default_scope = "mmdet3d"
 class_names = [
@@ -15,7 +15,7 @@ class_names = [
     "traffic_cone",
     "barrier",
 ]
-post_center_range = [-60.0, -60.0, -10.0, 60.0, 60.0, 10.0]
+post_center_range = [-36.0, -36.0, -10.0, 36.0, 36.0, 10.0]
 
 model = dict(
     type="perceptkd.BEVDetector",
@@ -66,7 +66,7 @@ model = dict(
         loss_bbox=dict(type="mmdet.L1Loss", reduction="mean", loss_weight=0.25),
     ),
     train_cfg=dict(
-        grid_size=[80, 80, 1],
+        grid_size=[48, 48, 1],
         voxel_size=[cell_size_m, cell_size_m, 8.0],
         out_size_factor=1,
         point_cloud_range=point_cloud_range,

@@ -53,13 +53,13 @@ def test_taps_have_the_agreed_shapes(detectors, make_batch, modality: str) -> No
         result = model(**model.data_preprocessor(make_batch(2)), mode="tensor")
     for handle in handles:
         handle.remove()
-    assert outputs["fuser"].shape == (2, 64, 80, 80)
+    assert outputs["fuser"].shape == (2, 64, 48, 48)
     assert len(outputs["neck"]) == 1
-    assert outputs["neck"][0].shape == (2, 128, 80, 80)
+    assert outputs["neck"][0].shape == (2, 128, 48, 48)
     assert outputs["bbox_head"] is result
     assert [sorted(task[0]) for task in result] == [["dim", "heatmap", "height", "reg", "rot", "vel"]] * 3
     assert sum(task[0]["heatmap"].shape[1] for task in result) == 10
-    assert model.bev_geometry == {"layout": "yx", "extent": (-48.0, -48.0, 48.0, 48.0)}
+    assert model.bev_geometry == {"layout": "yx", "extent": (-28.8, -28.8, 28.8, 28.8)}
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -151,7 +151,7 @@ def test_a_detector_needs_a_sensor(repository: Path) -> None:
 
 def test_a_grid_that_does_not_fit_the_encoder_is_named(repository: Path, make_batch) -> None:
     model = make_detector(repository, "lidar_pillar", cell_size_m=0.6)
-    with pytest.raises(ValueError, match=r"lidar_encoder made a map of \(80, 80\)"):
+    with pytest.raises(ValueError, match=r"lidar_encoder made a map of \(48, 48\)"):
         model(**model.data_preprocessor(make_batch(1)), mode="tensor")
 
 
