@@ -1,4 +1,5 @@
-# Camera detector (LSS): the student of the LiDAR to camera jobs.
+# Camera detector (LSS): the student of the LiDAR to camera jobs. From scratch, many small steps teach it most: a sample
+# is six images.
 _base_ = [
     "../_base_/models/bev_camera_sim.py",
     "../_base_/datasets/nuscenes_sim.py",
@@ -6,7 +7,8 @@ _base_ = [
     "../_base_/runtime/default.py",
 ]
 
-train_dataloader = dict(dataset=dict(dataset=dict(pipeline={{_base_.camera_train_pipeline}})))
+train_dataloader = dict(batch_size=1, dataset=dict(dataset=dict(pipeline={{_base_.camera_train_pipeline}})))
 val_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
 default_hooks = dict(checkpoint=dict(save_best="nuscenes/mAP", rule="greater"))

@@ -1,9 +1,9 @@
 # UniDistill: a LiDAR detector teaches a camera detector, on SimWorld's splits train, tune and report.
 # Both read one sample with one scene augmentation; the weights are the published ones from LiDAR to camera.
 _base_ = [
-    "../_base_/models/bev_camera_sim.py",
+    "../_base_/models/bev_camera_sim_pretrained.py",
     "../_base_/datasets/nuscenes_sim_splits.py",
-    "../_base_/schedules/bev_sim_splits.py",
+    "../_base_/schedules/bev_sim_splits_short.py",
     "../_base_/runtime/default.py",
 ]
 
@@ -21,6 +21,7 @@ model = dict(
         dict(type="perceptkd.UniDistill", teacher="lidar", weights=dict(feature=100.0, relation=40.0, response=10.0))
     ],
 )
+train_dataloader = dict(batch_size=1)
 val_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
 default_hooks = dict(checkpoint=dict(save_best="nuscenes/mAP", rule="greater"))
