@@ -1,5 +1,5 @@
 # What every `sim` model shares, whatever its sensors: grid, BEV encoder, head. Trains from scratch, nothing frozen.
-# The map is 48 x 48 cells of 1.2 m, as far as a small camera image shows objects well; the tap `fuser` has 64 channels, `neck[0]` 128.
+# The map is 48 x 48 cells of 1.2 m, as far as a small image shows objects well; `fuser` has 64 channels, `neck[0]` 128.
 point_cloud_range = [-28.8, -28.8, -5.0, 28.8, 28.8, 3.0]
 cell_size_m = 1.2
 default_scope = "mmdet3d"
