@@ -133,6 +133,21 @@ def check_data(config: Config, *, stages: Sequence[str]) -> None:
                 raise UserError(describe_missing(str(path)))
 
 
+def check_starting_weights(config: Config) -> None:
+    """Stop before anything is built if the weights that the config's ``pretrained`` promises are missing.
+
+    Raises:
+        UserError: Names the file and the commands that make it.
+    """
+    for source in config.get("pretrained", {}).values():
+        path = Path(source["checkpoint"])
+        if not path.exists():
+            raise UserError(
+                f"{path}, where the student starts from, does not exist: make it with python tools/train.py "
+                f"{source['config']} --work-dir {path.parent}; tools/compare.py does that by itself"
+            )
+
+
 def collect_datasets(dataset: Any) -> Iterator[Mapping[str, Any]]:
     """All dataset configs inside wrappers, the wrappers included."""
     if isinstance(dataset, Mapping):

@@ -16,6 +16,7 @@ from perceptkd.cli.arguments import (
     add_run_arguments,
     build_parser,
     check_data,
+    check_starting_weights,
     run_command,
     set_local_rank,
 )
@@ -76,6 +77,8 @@ def build_runner(
     """
     config = read_config(source, options=options, work_dir=work_dir)
     check_data(config, stages=stages)
+    if "train" in stages:
+        check_starting_weights(config)
     config.randomness = {"seed": 0, **config.get("randomness", {})}
     if seed is not None:
         config.randomness.seed = seed

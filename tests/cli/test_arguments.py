@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from perceptkd.cli.arguments import WORLDS, ConfigOptions, UserError, check_data, describe_missing, run_command
+from perceptkd.cli.arguments import (
+    WORLDS,
+    ConfigOptions,
+    UserError,
+    check_data,
+    check_starting_weights,
+    describe_missing,
+    run_command,
+)
 
 
 def raising(error: Exception):
@@ -73,3 +81,14 @@ def test_missing_data_are_found_inside_wrappers(tmp_path: Path) -> None:
     check_data(Config({"train_dataloader": loader(data_root=str(tmp_path), ann_file="a.pkl")}), stages=("train",))
     remote = loader(ann_file="s3://bucket/a.pkl")
     check_data(Config({"train_dataloader": remote}), stages=("train",))
+
+
+def test_missing_starting_weights_name_what_makes_them(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "pretrained" / "epoch_1.pth"
+    config = Config({"pretrained": {"student": {"config": "alone.py", "checkpoint": str(checkpoint)}}})
+    with pytest.raises(UserError, match=rf"tools/train\.py alone\.py --work-dir {checkpoint.parent}"):
+        check_starting_weights(config)
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    check_starting_weights(config)
+    check_starting_weights(Config({}))
