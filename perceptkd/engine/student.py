@@ -25,6 +25,7 @@ def student_config(config: Config) -> Config:
     source = read_model_source(config.to_dict())
     scope = source.scope or config.get("default_scope", "mmengine")
     plain = {"default_scope": scope, "model": dict(source.model)}
+    plain["model"].pop("init_cfg", None)  # where this run started from; the checkpoint beside it is what to start from
     preprocessor = config.model.get("data_preprocessor") or config.get("data_preprocessor")
     if preprocessor is not None:  # MMEngine and DistillModel hand it to a model that has none
         plain["model"].setdefault("data_preprocessor", preprocessor)

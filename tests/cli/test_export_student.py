@@ -82,3 +82,12 @@ def test_a_student_given_by_path_brings_its_scope() -> None:
 def test_a_preprocessor_at_the_top_comes_along() -> None:
     config = student_config(Config({"model": {"type": "RetinaNet"}, "data_preprocessor": {"type": "X"}}))
     assert config.model.data_preprocessor == {"type": "X"}
+
+
+def test_where_a_run_started_from_is_not_where_its_student_does() -> None:
+    """The path is of another machine; what a backbone inside starts from stays."""
+    backbone = {"type": "ResNet", "init_cfg": {"type": "Pretrained", "checkpoint": "torchvision://resnet50"}}
+    model = {"type": "RetinaNet", "backbone": backbone, "init_cfg": {"type": "Pretrained", "checkpoint": "mine.pth"}}
+    config = student_config(Config({"model": model, "default_scope": "mmdet"}))
+    assert "init_cfg" not in config.model
+    assert config.model.backbone.init_cfg.checkpoint == "torchvision://resnet50"
