@@ -117,6 +117,11 @@ def depth_targets(points: Sequence[Tensor], calibration: Calibration, frustum: T
     views = calibration.cam2img.shape[1]
     target = torch.full((len(points), views * height * width), bins, device=frustum.device)
     for sample, cloud in enumerate(points):
+        if cloud.shape[1] < 5:
+            raise ValueError(
+                f"depth targets need points of x, y, z, intensity and age, got {cloud.shape[1]} values per point: load "
+                "them with perceptkd.LoadPoints"
+            )
         pixels = project_points(cloud[cloud[:, 4] == 0, :3], calibration, sample)  # [V, N, 3]
         column = ((pixels[..., 0] - left) / across).round().long()
         row = ((pixels[..., 1] - top) / down).round().long()

@@ -117,3 +117,8 @@ def test_ranks_average_to_one_process(frustum, augmented, monkeypatch: pytest.Mo
         own = Calibration(*(matrices[rank : rank + 1] for matrices in augmented))
         ranks.append(LidarDepthLoss()(logits[6 * rank : 6 * rank + 6], clouds[rank : rank + 1], own, frustum))
     torch.testing.assert_close((ranks[0] + ranks[1]) / 2, joint)
+
+
+def test_points_without_an_age_are_refused(frustum, augmented) -> None:
+    with pytest.raises(ValueError, match="got 4 values per point"):
+        depth_targets([torch.zeros(3, 4)] * 2, augmented, frustum)
