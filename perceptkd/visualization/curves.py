@@ -53,7 +53,7 @@ def draw_curves(
         for name, records in loaded.items():
             _draw_run(panel, *series(records, key), colour=colours[name], label=name, smooth=smooth)
         panel.set_title(key, fontsize=10)
-        panel.set_xlabel("training step", fontsize=8)
+        panel.set_xlabel(step_unit([record for records in loaded.values() for record in records], key), fontsize=8)
         panel.grid(alpha=0.3)
         panel.tick_params(labelsize=8)
     for panel in panels[len(drawn) :]:
@@ -119,6 +119,17 @@ def series(records: Records, key: str) -> tuple[np.ndarray, np.ndarray]:
     pairs = [(_step(record), record[key]) for record in records if isinstance(record.get(key), int | float)]
     steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
     return steps, values
+
+
+def step_unit(records: Records, key: str) -> str:
+    """What the steps of a quantity count: MMEngine numbers validations by epoch where the loop has epochs.
+
+    >>> step_unit([{"loss": 1.0, "epoch": 1, "iter": 50, "step": 50}, {"mAP": 0.2, "step": 1}], "mAP")
+    'epoch'
+    """
+    in_training = any(key in record and "iter" in record for record in records)
+    has_epochs = any("epoch" in record for record in records)
+    return "epoch" if has_epochs and not in_training else "training step"
 
 
 def _draw_run(panel: Axes, steps: np.ndarray, values: np.ndarray, *, colour: str, label: str, smooth: int) -> None:
