@@ -17,11 +17,12 @@ from perceptkd.core.checkpoint import CheckpointError
 from perceptkd.core.geometry import GeometryError
 from perceptkd.core.tap_spec import TapError
 from perceptkd.engine.atomic import WriteError
+from perceptkd.engine.distributed import leave_processes
 
 USER_ERROR_STATUS = 2
 DEFAULT_WORK_DIRS = Path("work_dirs")
 #: Folders of simulated worlds, with the options that write them as the configs expect them.
-WORLDS = {"simworld": "", "simworld_splits": " --splits train=40 tune=12 report=12 --keyframes 12"}
+WORLDS = {"simworld": "", "simworld_splits": " --splits train=120 tune=24 report=24 --keyframes 6"}
 
 
 class UserError(Exception):
@@ -93,6 +94,8 @@ def run_command(command: Callable[[Sequence[str] | None], int | None], arguments
     except USER_ERRORS as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         return USER_ERROR_STATUS
+    finally:
+        leave_processes()
 
 
 def explain(error: BaseException) -> str:

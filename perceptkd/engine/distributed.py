@@ -32,3 +32,9 @@ def prepare_cpu_processes(config: Config) -> None:
         "broadcast_buffers": False,
         "find_unused_parameters": config.get("find_unused_parameters", False),
     }
+
+
+def leave_processes() -> None:
+    """Leave the group of processes, if this one is in one: gloo's threads abort an interpreter that ends under them."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()

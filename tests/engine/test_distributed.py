@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import distributed
 
+from perceptkd.cli.arguments import UserError, run_command
 from perceptkd.cli.test import evaluate
 from perceptkd.engine.checkpoints import recorded_metrics
 
@@ -43,3 +45,16 @@ def test_usage_is_explained(repository: Path, script: str) -> None:
     result = run(repository, script)
     assert result.returncode == 2
     assert result.stderr.startswith("usage: ")
+
+
+@pytest.mark.parametrize("error", [None, UserError("put right")])
+def test_a_command_leaves_its_processes(tmp_path: Path, error: UserError | None) -> None:
+    """The threads of a group that is still there when the interpreter ends abort it, now and then."""
+
+    def command(arguments: object) -> None:
+        distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+        if error:
+            raise error
+
+    run_command(command)
+    assert not distributed.is_initialized()
