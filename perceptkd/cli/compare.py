@@ -20,7 +20,7 @@ from typing import Any
 from mmengine.config import Config
 
 from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, check_data, run_command
-from perceptkd.cli.jobs import Job, read_result, run_job, run_jobs
+from perceptkd.cli.jobs import Job, read_result, run_jobs
 from perceptkd.cli.provenance import ROOT, provenance, write_json
 from perceptkd.engine.checkpoints import record_metrics
 from perceptkd.engine.student import is_distillation
@@ -33,40 +33,49 @@ RESULTS = ROOT / "benchmarks" / "results" / "compare"
 
 
 def ensure_trained(
-    sources: Mapping[str, Any], folder: Path, splits: tuple[str, ...], *, role: str
-) -> dict[str, dict[str, Any]]:
+    sources: Mapping[str, Mapping[str, Any]], folder: Path, splits: tuple[str, ...], *, parallel: int = 1
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Trains the models whose checkpoints are missing and evaluates all of them.
 
     A checkpoint goes where the configuration of the student expects it, its recorded metrics beside it. One that is
     there already, and not of the same training, is evaluated as it is: the figure must be that of the weights in use.
 
     Args:
-        sources: ``config`` and ``checkpoint`` of each, by name.
+        sources: by what they are to the student (``teacher``, ``pretrained``) and name: ``config`` and ``checkpoint``.
         folder: where the runs live.
         splits: which loaders to evaluate on.
-        role: what they are to the student, for messages and the names of the runs.
+        parallel: how many to train at a time, see ``run_jobs``.
 
     Returns:
-        The result of each model's job, by its name.
+        The result of each model's job, by role and name.
     """
-    results = {}
-    for name, source in sources.items():
-        if not (isinstance(source.get("config"), str) and source.get("checkpoint")):
-            raise UserError(f"{role} '{name}' needs config='<path>' and checkpoint=: a comparison trains and scores it")
-        check_data(Config.fromfile(source["config"]), stages=("train", *splits))
-        job = Job(name=f"{role}-{name}", config=source["config"], seed=0, folder=folder, splits=splits)
-        target = Path(source["checkpoint"])
-        if target.exists() and not _is_trained_by(job, target):
-            print(f"{role} '{name}': {target} is there and is used as it is; remove it to train it anew", flush=True)
-            job = replace(job, name=f"{role}-{name}-given", checkpoint=str(target))
-        result = run_job(job)
+    jobs = {}
+    for role, models in sources.items():
+        for name, source in models.items():
+            jobs[role, name] = _job_of_source(role, name, source, folder, splits)
+    results: dict[str, dict[str, Any]] = {role: {} for role in sources}
+    for (role, name), result in zip(jobs, run_jobs(list(jobs.values()), parallel=parallel), strict=True):
+        target = Path(sources[role][name]["checkpoint"])
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(result["checkpoint"], target.with_suffix(".tmp"))
             target.with_suffix(".tmp").replace(target)
             record_metrics(target, result[splits[0]])
-        results[name] = result
+        results[role][name] = result
     return results
+
+
+def _job_of_source(role: str, name: str, source: Any, folder: Path, splits: tuple[str, ...]) -> Job:
+    """The training of a model, or the evaluation alone where its checkpoint is there and of another training."""
+    if not (isinstance(source.get("config"), str) and source.get("checkpoint")):
+        raise UserError(f"{role} '{name}' needs config='<path>' and checkpoint=: a comparison trains and scores it")
+    check_data(Config.fromfile(source["config"]), stages=("train", *splits))
+    job = Job(name=f"{role}-{name}", config=source["config"], seed=0, folder=folder, splits=splits)
+    target = Path(source["checkpoint"])
+    if target.exists() and not _is_trained_by(job, target):
+        print(f"{role} '{name}': {target} is there and is used as it is; remove it to train it anew", flush=True)
+        return replace(job, name=f"{role}-{name}-given", checkpoint=str(target))
+    return job
 
 
 def _is_trained_by(job: Job, checkpoint: Path) -> bool:
@@ -93,7 +102,7 @@ def compare(
         options: overrides of the distilled configuration.
         folder: where the runs live.
         equal_time: also trains a control whose schedule is longer by this factor (distilled step / student step).
-        parallel: how many students to train at a time, see ``run_jobs``.
+        parallel: how many models to train at a time, see ``run_jobs``.
 
     Returns:
         The result in the project's form, without provenance; ``runs`` names folder and checkpoint of the first run
@@ -110,8 +119,9 @@ def compare(
     folder = folder / Path(config_path).stem
     splits = (split,)
     check_data(config, stages=("train", *splits))
-    teachers = ensure_trained(config.model.teachers, folder, splits, role="teacher")
-    start = ensure_trained(config.get("pretrained", {}), folder, splits, role="pretrained")
+    sources = {"teacher": config.model.teachers, "pretrained": config.get("pretrained", {})}
+    found = ensure_trained(sources, folder, splits, parallel=parallel)
+    teachers, start = found["teacher"], found["pretrained"]
     control = Job("control", config_path, 0, folder, control_options(options), splits)
     kinds = {"control": control, "distilled": replace(control, name="distilled", options=options)}
     if equal_time is not None:
@@ -261,7 +271,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/compare"), help="where the runs live")
     parser.add_argument("--equal-time", type=float, metavar="FACTOR", help="also train a control FACTOR times as long")
     parser.add_argument(
-        "--parallel", type=int, default=1, help="students to train at a time; on CPU as many as cores is fastest"
+        "--parallel", type=int, default=1, help="models to train at a time; on CPU as many as cores is fastest"
     )
     return parser.parse_args(arguments)
 

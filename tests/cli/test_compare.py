@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from perceptkd.cli import compare as module
+from perceptkd.cli import jobs as jobs_module
 from perceptkd.cli.arguments import UserError
 from perceptkd.cli.compare import compare, control_options, ensure_trained, main, settled, summarise, table, verdict
 
@@ -139,7 +139,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The jobs that were run; each 'trains' the same weights."""
     jobs: list[Any] = []
 
-    def fake(job: Any) -> dict[str, Any]:
+    def fake(job: Any, *, shares: int) -> dict[str, Any]:
         jobs.append(job)
         job.work_dir.mkdir(parents=True, exist_ok=True)
         trained = job.work_dir / "epoch_1.pth"
@@ -148,7 +148,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         (job.work_dir / "result.json").write_text(json.dumps(result))
         return result
 
-    monkeypatch.setattr(module, "run_job", fake)
+    monkeypatch.setattr(jobs_module, "run_job", fake)
     return jobs
 
 
@@ -156,11 +156,11 @@ def test_a_missing_teacher_is_trained_and_put_where_the_student_expects_it(
     teacher_config: Any, started: list[Any], tmp_path: Path
 ) -> None:
     target = Path(teacher_config.model.teachers.lidar.checkpoint)
-    ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",), role="teacher")
+    ensure_trained({"teacher": teacher_config.model.teachers}, tmp_path / "runs", ("val",))
     assert target.read_bytes() == b"trained"
     assert json.loads((target.parent / "metrics.json").read_text()) == {"epoch_1.pth": {METRIC: 0.7}}
     # and the next time it is the trained one
-    ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",), role="teacher")
+    ensure_trained({"teacher": teacher_config.model.teachers}, tmp_path / "runs", ("val",))
     assert [job.checkpoint for job in started] == [None, None]
 
 
@@ -170,9 +170,9 @@ def test_a_teacher_that_is_there_is_scored_as_it_is(
     target = Path(teacher_config.model.teachers.lidar.checkpoint)
     target.parent.mkdir(parents=True)
     target.write_bytes(b"published")
-    results = ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",), role="teacher")
+    results = ensure_trained({"teacher": teacher_config.model.teachers}, tmp_path / "runs", ("val",))
     assert [job.checkpoint for job in started] == [str(target)]
-    assert results["lidar"]["checkpoint"] == str(target)
+    assert results["teacher"]["lidar"]["checkpoint"] == str(target)
     assert target.read_bytes() == b"published"
     assert "is used as it is; remove it to train it anew" in capsys.readouterr().out
 

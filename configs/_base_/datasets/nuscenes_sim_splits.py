@@ -1,5 +1,5 @@
 # SimWorld with splits to train, tune and report on, for comparisons:
-# `python tools/create_data.py simworld --out data/simworld_splits --splits train=40 tune=12 report=12 --keyframes 12`.
+# `python tools/create_data.py simworld --out data/simworld_splits --splits train=120 tune=24 report=24 --keyframes 6`.
 _base_ = ["./nuscenes_sim.py"]
 
 data_root = "data/simworld_splits/nuscenes"

@@ -4,7 +4,7 @@ _base_ = ["./bev_camera_sim.py"]
 pretrained = dict(
     student=dict(
         config="configs/unidistill/camera_sim_splits.py",
-        checkpoint="work_dirs/pretrained/camera_sim_splits/epoch_12.pth",
+        checkpoint="work_dirs/pretrained/camera_sim_splits/epoch_8.pth",
     )
 )
 model = dict(init_cfg=dict(type="Pretrained", checkpoint=pretrained["student"]["checkpoint"]))

@@ -1,8 +1,8 @@
-# 12 passes over the 480 frames of the splits: what a camera detector needs from scratch.
+# 8 passes over the 720 frames of the splits: what a camera detector needs from scratch.
 _base_ = ["./bev_sim.py"]
 
-train_cfg = dict(max_epochs=12, val_interval=12)
+train_cfg = dict(max_epochs=8, val_interval=8)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=100),
-    dict(type="CosineAnnealingLR", T_max=12, end=12, eta_min=0.0, by_epoch=True, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", T_max=8, end=8, eta_min=0.0, by_epoch=True, convert_to_iter_based=True),
 ]
