@@ -49,5 +49,5 @@ docs: install
 	$(RUN) benchmarks/render.py
 
 clean:
-	rm -rf work_dirs/demo data/simworld build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf work_dirs/demo data/simworld_demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find perceptkd tests tools configs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,7 @@
 Both sides run in turn on the same batch: whole steps (preprocessing, forward, backward, optimizer), data loading
 excluded, in the precision the machine trains in. The teacher has random weights: its time does not depend on them.
 
-Usage: python benchmarks/distill_step.py, after `python tools/create_data.py simworld --out data/simworld`.
+Usage: python benchmarks/distill_step.py, after `make demo`, whose world it reads.
 """
 
 from __future__ import annotations

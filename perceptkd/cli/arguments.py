@@ -22,7 +22,11 @@ from perceptkd.engine.distributed import leave_processes
 USER_ERROR_STATUS = 2
 DEFAULT_WORK_DIRS = Path("work_dirs")
 #: Folders of simulated worlds, with the options that write them as the configs expect them.
-WORLDS = {"simworld": "", "simworld_splits": " --splits train=120 tune=24 report=24 --keyframes 6"}
+WORLDS = {
+    "simworld": "",
+    "simworld_demo": " --splits train=64 tune=12 --keyframes 5",
+    "simworld_splits": " --splits train=120 tune=24 report=24 --keyframes 6",
+}
 
 
 class UserError(Exception):

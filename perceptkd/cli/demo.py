@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perceptkd.cli.arguments import UserError, build_parser, run_command
+from perceptkd.cli.arguments import WORLDS, UserError, build_parser, run_command
 from perceptkd.cli.compare import compare, table
 from perceptkd.cli.provenance import provenance, write_json
 
 CONFIG = "configs/unidistill/unidistill_lidar2camera_demo.py"
-WORLD = Path("data/simworld")
+WORLD = Path("data/simworld_demo")
 PICTURED_FRAMES = 2
 SUMMARY_METRICS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 MODELS = ("teacher", "control", "distilled")
@@ -55,10 +55,10 @@ def short_names(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def write_world() -> None:
-    """Writes the simulated v1.0-mini unless it is there; continues an interrupted one."""
+    """Writes the demo's simulated world unless it is there; continues an interrupted one."""
     from perceptkd.cli.create_data import main as create_data
 
-    if create_data(["simworld", "--out", str(WORLD)]) != 0:
+    if create_data(["simworld", "--out", str(WORLD), *WORLDS[WORLD.name].split()]) != 0:
         raise UserError(f"the simulated world could not be written to {WORLD}; the reason stands above")
 
 
@@ -86,7 +86,7 @@ def draw(folder: Path, runs: Mapping[str, Mapping[str, str]], summary: Mapping[s
     draw_curves(curves, trained, title="Training of teacher and students")
     numbers = folder / "comparison.png"
     results = {name: {key: summary[name][key] for key in SUMMARY_METRICS} for name in MODELS}
-    draw_comparison(numbers, results, title="nuScenes evaluation", note="SimWorld v1.0-mini, one seed")
+    draw_comparison(numbers, results, title="nuScenes evaluation", note="SimWorld, one seed")
     return [*pictures, curves, numbers]
 
 

@@ -193,11 +193,11 @@ def test_teacher_control_and_student_on_the_tiny_world(tiny_world: Path, tmp_pat
     """Two steps of each, in processes of their own, evaluated with the official metric; a second call reads back."""
     shared = (
         f"data_root = {str(tiny_world)!r}\n"
+        "held_out = dict(data_root=data_root, ann_file='nuscenes_infos_mini_val.pkl')\n"
         "train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False,\n"
-        "    dataset=dict(dataset=dict(data_root=data_root)))\n"
-        "val_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False,\n"
-        "    dataset=dict(data_root=data_root))\n"
-        "val_evaluator = dict(data_root=data_root)\n"
+        "    dataset=dict(dataset=dict(data_root=data_root, ann_file='nuscenes_infos_mini_train.pkl')))\n"
+        "val_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=held_out)\n"
+        "val_evaluator = held_out\n"
         "train_cfg = dict(max_epochs=1)\n"
     )
     teacher = tmp_path / "teacher.py"

@@ -18,7 +18,9 @@ def demo_config(tiny_world: Path, tmp_path: Path, repository: Path) -> Iterator[
     path = tmp_path / "demo.py"
     base = repository / "configs/unidistill/unidistill_lidar2camera_demo.py"
     path.write_text(
-        f"_base_ = [{str(base)!r}]\nval_dataloader = dict(dataset=dict(data_root={str(tiny_world)!r}))\n"
+        f"_base_ = [{str(base)!r}]\n"
+        f"held_out = dict(data_root={str(tiny_world)!r}, ann_file='nuscenes_infos_mini_val.pkl')\n"
+        "val_dataloader = dict(dataset=held_out)\n"
         "model = dict(distill=False)\n"
     )
     yield path

@@ -39,7 +39,7 @@ def config(world: Path, tmp_path: Path, repository: Path, monkeypatch: pytest.Mo
     config.model.teachers.lidar.checkpoint = str(tmp_path / "teacher.pth")
     torch.save({"state_dict": teacher.state_dict()}, config.model.teachers.lidar.checkpoint)
     dataset = config.train_dataloader.dataset.dataset
-    dataset.data_root = str(world)
+    dataset.update(data_root=str(world), ann_file="nuscenes_infos_mini_train.pkl")
     yield config
     DefaultScope._instance_dict.clear()
 
