@@ -65,6 +65,13 @@ def compare_section(path: Path) -> str:
     gains = " | ".join(f"{value:+.2f}" for value in result["gain"]["by_seed"].values())
     rows.append(f"| gain | {gains} | {result['gain']['mean']:+.2f} |\n")
     rows.append(f"Gain {verdict(result)}.\n")
+    if result["by_distance"]:
+        rows += ["| matched within | control | distilled | gain |", "| --- | ---: | ---: | ---: |"]
+        rows += [
+            f"| {distance} | {row['control']:.2f} | {row['distilled']:.2f} | {row['gain']:+.2f} |"
+            for distance, row in result["by_distance"].items()
+        ]
+        rows.append("")
     if result.get("options"):
         rows.append(f"Options: `{json.dumps(result['options'])}`.\n")
     return "\n".join([*rows, source(result)])

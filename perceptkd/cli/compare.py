@@ -191,6 +191,7 @@ def summarise(
             "by_seed": dict(zip(seeds, gains)),
         },
         "gap_closed": gain / gap if gap >= MEANINGFUL_GAP else None,
+        "by_distance": by_distance(runs, metric, split),
         "shown": all(value > 0 for value in gains),
         "control_settled": {seed: settled(runs["control"][seed]["history"], metric) for seed in seeds},
         "step_ms": {
@@ -205,6 +206,25 @@ def summarise(
             **{name: {seed: run[split] for seed, run in by_seed.items()} for name, by_seed in runs.items()},
         },
     }
+
+
+def by_distance(
+    runs: Mapping[str, Mapping[int, Mapping[str, Any]]], metric: str, split: str
+) -> dict[str, dict[str, float]]:
+    """The metric at each matching distance, in points, averaged over seeds: ``{'0.5 m': {'control': .., 'gain': ..}}``.
+
+    Empty for a metric that has none, such as COCO's.
+    """
+    marker = f"{metric}_dist_"
+    names = [name for name in next(iter(runs["control"].values()))[split] if name.startswith(marker)]
+    rows = {}
+    for name in names:
+        means = {
+            kind: 100 * statistics.fmean(run[split][name] for run in runs[kind].values())
+            for kind in ("control", "distilled")
+        }
+        rows[f"{name.removeprefix(marker)} m"] = {**means, "gain": means["distilled"] - means["control"]}
+    return rows
 
 
 def median_of(values: Sequence[float | None]) -> float | None:
@@ -235,6 +255,10 @@ def table(result: dict[str, Any]) -> str:
     rows.append(["gain", *(f"{value:+.2f}" for value in by_seed), f"{result['gain']['mean']:+.2f}"])
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [header, *rows]]
+    lines += [
+        f"matched within {distance}: control {row['control']:.2f}, distilled {row['distilled']:.2f}, {row['gain']:+.2f}"
+        for distance, row in result["by_distance"].items()
+    ]
     return "\n".join([f"{result['metric']} on {result['split']}", *lines, verdict(result)])
 
 

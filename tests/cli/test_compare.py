@@ -110,6 +110,20 @@ def test_the_table_has_a_column_per_seed_and_the_verdict() -> None:
     assert lines[-1] == "shown: every seed gains, 5.0 % of the gap closed"
 
 
+def test_the_gain_is_told_by_matching_distance() -> None:
+    near, far = f"{METRIC}_dist_0.5", f"{METRIC}_dist_4.0"
+    control = {seed: {near: value, far: 0.5} for seed, value in {0: 0.10, 1: 0.20}.items()}
+    distilled = {seed: {near: value, far: 0.4} for seed, value in {0: 0.20, 1: 0.30}.items()}
+    groups = runs(CONTROL, DISTILLED)
+    for kind, extra in {"control": control, "distilled": distilled}.items():
+        for seed, values in extra.items():
+            groups[kind][seed]["val"] |= values
+    result = summarise("c.py", "detection", METRIC, "val", {"t": {"val": {METRIC: 0.7}}}, groups)
+    assert result["by_distance"]["0.5 m"] == pytest.approx({"control": 15, "distilled": 25, "gain": 10})
+    assert result["by_distance"]["4.0 m"] == pytest.approx({"control": 50, "distilled": 40, "gain": -10})
+    assert "matched within 4.0 m: control 50.00, distilled 40.00, -10.00" in table(result)
+
+
 def test_the_verdict_names_what_stands_against_it() -> None:
     weak = {"control": {0: run(0.03), 1: run(0.04, before=0.02)}, "distilled": {0: run(0.05), 1: run(0.06)}}
     said = verdict(summarise("c.py", "detection", METRIC, "val", {"t": {"val": {METRIC: 0.5}}}, weak))
