@@ -14,7 +14,7 @@ model = dict(
     teachers=dict(
         lidar=dict(
             config="configs/unidistill/lidar_voxel_sim_splits.py",
-            checkpoint="work_dirs/teachers/lidar_voxel_sim_splits/epoch_5.pth",
+            checkpoint="work_dirs/teachers/lidar_voxel_sim_splits/epoch_8.pth",
         )
     ),
     distillers=[

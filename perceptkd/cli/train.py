@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from perceptkd.cli.arguments import (
@@ -21,6 +22,7 @@ from perceptkd.cli.arguments import (
     set_local_rank,
 )
 from perceptkd.core.source import load_config
+from perceptkd.engine.checkpoints import load_student
 from perceptkd.engine.distributed import prepare_cpu_processes
 
 OUR_AMP = "perceptkd.AmpOptimWrapper"
@@ -94,7 +96,10 @@ def build_runner(
         _enable_lr_scaling(config)
     prepare_cpu_processes(config)
     _separate_runs(config)
-    return Runner.from_cfg(config)
+    runner = Runner.from_cfg(config)
+    if "train" in stages:
+        _check_start(runner, config)
+    return runner
 
 
 def train(source: Mapping[str, Any] | Path | str, **kwargs: Any) -> Runner:
@@ -116,6 +121,13 @@ def _enable_lr_scaling(config: Config) -> None:
     if "base_batch_size" not in config.get("auto_scale_lr", {}):
         raise UserError("--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config")
     config.auto_scale_lr.enable = True
+
+
+def _check_start(runner: Runner, config: Config) -> None:
+    """MMEngine's ``Pretrained`` skips what does not fit; weights that a student must start from have to fit exactly."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    for source in config.get("pretrained", {}).values():
+        load_student(getattr(model, "student", model), source["checkpoint"])
 
 
 def _separate_runs(config: Config) -> None:

@@ -32,3 +32,26 @@ def distilled_run(tiny_folder: Path, teacher_run: Path, tmp_path_factory: pytest
     options = {"train_cfg.max_epochs": 1, "model.teachers.big.checkpoint": str(teacher_run / "epoch_1.pth")}
     train(tiny_folder / "distill.py", work_dir=str(work_dir), options=options)
     return work_dir
+
+
+@pytest.fixture
+def tiny_comparison(tiny_world: Path, tmp_path: Path, repository: Path) -> Path:
+    """The configuration of the demo on the tiny world, a pillar detector as its teacher: two steps of each."""
+    shared = (
+        f"data_root = {str(tiny_world)!r}\n"
+        "held_out = dict(data_root=data_root, ann_file='nuscenes_infos_mini_val.pkl')\n"
+        "train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False,\n"
+        "    dataset=dict(dataset=dict(data_root=data_root, ann_file='nuscenes_infos_mini_train.pkl')))\n"
+        "val_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=held_out)\n"
+        "val_evaluator = held_out\n"
+        "train_cfg = dict(max_epochs=1)\n"
+    )
+    teacher = tmp_path / "teacher.py"
+    teacher.write_text(f"_base_ = [{str(repository / 'configs/bev/lidar_pillar_sim.py')!r}]\n{shared}")
+    checkpoint = tmp_path / "teachers/teacher/epoch_1.pth"
+    config = tmp_path / "distill.py"
+    config.write_text(
+        f"_base_ = [{str(repository / 'configs/unidistill/unidistill_lidar2camera_demo.py')!r}]\n{shared}"
+        f"model = dict(teachers=dict(lidar=dict(config={str(teacher)!r}, checkpoint={str(checkpoint)!r})))\n"
+    )
+    return config

@@ -85,10 +85,15 @@ def test_missing_data_are_found_inside_wrappers(tmp_path: Path) -> None:
 
 def test_missing_starting_weights_name_what_makes_them(tmp_path: Path) -> None:
     checkpoint = tmp_path / "pretrained" / "epoch_1.pth"
-    config = Config({"pretrained": {"student": {"config": "alone.py", "checkpoint": str(checkpoint)}}})
+    start = {"init_cfg": {"type": "Pretrained", "checkpoint": str(checkpoint)}}
+    source = {"config": "alone.py", "checkpoint": str(checkpoint)}
+    config = Config({"pretrained": {"student": source}, "model": {"student": start}})
     with pytest.raises(UserError, match=rf"tools/train\.py alone\.py --work-dir {checkpoint.parent}"):
         check_starting_weights(config)
     checkpoint.parent.mkdir()
     checkpoint.touch()
     check_starting_weights(config)
     check_starting_weights(Config({}))
+    config.model.student.init_cfg.checkpoint = "others.pth"
+    with pytest.raises(UserError, match="the model starts from other weights"):
+        check_starting_weights(config)

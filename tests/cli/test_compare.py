@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.config import Config
 
 from perceptkd.cli import jobs as jobs_module
 from perceptkd.cli.arguments import UserError
@@ -140,8 +141,6 @@ def test_the_control_keeps_the_options_that_are_not_about_distillation() -> None
 
 @pytest.fixture
 def teacher_config(tmp_path: Path) -> Any:
-    from mmengine.config import Config
-
     path = tmp_path / "teacher.py"
     path.write_text("model = dict(type='X')\n")
     teacher = {"config": str(path), "checkpoint": str(tmp_path / "teachers/teacher/epoch_1.pth")}
@@ -203,25 +202,10 @@ def test_what_cannot_be_compared_ends_with_a_sentence(
 
 
 @pytest.mark.slow
-def test_teacher_control_and_student_on_the_tiny_world(tiny_world: Path, tmp_path: Path, repository: Path) -> None:
+def test_teacher_control_and_student_on_the_tiny_world(tiny_comparison: Path, tmp_path: Path) -> None:
     """Two steps of each, in processes of their own, evaluated with the official metric; a second call reads back."""
-    shared = (
-        f"data_root = {str(tiny_world)!r}\n"
-        "held_out = dict(data_root=data_root, ann_file='nuscenes_infos_mini_val.pkl')\n"
-        "train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False,\n"
-        "    dataset=dict(dataset=dict(data_root=data_root, ann_file='nuscenes_infos_mini_train.pkl')))\n"
-        "val_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=held_out)\n"
-        "val_evaluator = held_out\n"
-        "train_cfg = dict(max_epochs=1)\n"
-    )
-    teacher = tmp_path / "teacher.py"
-    teacher.write_text(f"_base_ = [{str(repository / 'configs/bev/lidar_pillar_sim.py')!r}]\n{shared}")
-    config = tmp_path / "distill.py"
-    checkpoint = tmp_path / "teachers/teacher/epoch_1.pth"
-    config.write_text(
-        f"_base_ = [{str(repository / 'configs/unidistill/unidistill_lidar2camera_demo.py')!r}]\n{shared}"
-        f"model = dict(teachers=dict(lidar=dict(config={str(teacher)!r}, checkpoint={str(checkpoint)!r})))\n"
-    )
+    config = tiny_comparison
+    checkpoint = Path(Config.fromfile(config).model.teachers.lidar.checkpoint)
     result = compare(str(config), seeds=[0], folder=tmp_path / "runs")
     assert checkpoint.is_file()
     assert result["metric"] == METRIC

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WORLD_VERSION = "1"
+WORLD_VERSION = "2"
 """Changes whenever the same specification would give other bytes; stored in every result."""
 
 WEATHERS = ("clear", "overcast", "rain", "night", "glare", "fog")

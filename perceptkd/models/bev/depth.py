@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from perceptkd.core.distributed import all_reduce_mean
@@ -25,8 +26,9 @@ RAY_CHANNELS = 2 + 2 * len(FREQUENCIES)
 def ray_embedding(frustum: Tensor, calibration: Calibration) -> Tensor:
     """Where the ray of each feature would meet a flat road, and how far apart neighbouring rays are.
 
-    The inverse of that distance is linear in the image row, whatever the mounting, resize, crop or rotation was; it is
-    given as such and as sines and cosines. Above the horizon it is negative. A convolution alone cannot know it.
+    The road is ``LIDAR_HEIGHT_M`` below the LiDAR. The inverse of the distance is linear in the image row, whatever the
+    mounting, resize, crop or rotation was; it is given as such and as sines and cosines. Above the horizon it is
+    negative. A convolution alone cannot know it.
 
     Args:
         frustum: [D, H, W, 3] of (u, v, depth) in the augmented image.
@@ -36,7 +38,8 @@ def ray_embedding(frustum: Tensor, calibration: Calibration) -> Tensor:
         [B V, RAY_CHANNELS, H, W].
     """
     directions = ray_directions(frustum, calibration)  # [B, V, H, W, 3], per metre of depth
-    inverse = (-directions[..., 2] / LIDAR_HEIGHT_M).clamp(-STEEPEST_PER_M / 3, STEEPEST_PER_M)
+    height = LIDAR_HEIGHT_M + torch.linalg.inv(calibration.lidar2cam)[..., 2, 3]  # of each camera above the road
+    inverse = (-directions[..., 2] / height[..., None, None]).clamp(-STEEPEST_PER_M / 3, STEEPEST_PER_M)
     zoom = torch.linalg.vector_norm(calibration.img_aug_matrix[..., :2, 0], dim=-1)
     spacing = 100 / (calibration.cam2img[..., 0, 0] * zoom)
     waves = [wave(math.pi * frequency * inverse) for frequency in FREQUENCIES for wave in (torch.sin, torch.cos)]
@@ -100,7 +103,7 @@ class LidarDepthLoss(nn.Module):
         with torch.autocast(depth_logits.device.type, enabled=False):
             logits = depth_logits.float().permute(0, 2, 3, 1)
             total = F.cross_entropy(logits[known], target[known], reduction="sum")
-        return self.weight * total / count.clamp(min=1.0)
+        return self.weight * total / count.clamp(min=1 / get_world_size())
 
 
 @torch.no_grad()

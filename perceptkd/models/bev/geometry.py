@@ -5,10 +5,11 @@ Shapes: B batch, V views, D depth bins, H W feature rows and columns, Y X cells 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -122,6 +123,18 @@ def build_frustum(
     return torch.stack([columns, rows, depth], dim=-1)
 
 
+def without_autocast(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Compute in the precision of the arguments: bf16, which autocast would take, knows a pixel to one part in 256."""
+
+    @functools.wraps(function)
+    def exact(first: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *args, **kwargs)
+
+    return exact
+
+
+@without_autocast
 def lift_frustum(frustum: Tensor, calibration: Calibration) -> Tensor:
     """Points of the frustum in the augmented LiDAR frame, in which points and boxes of the sample are given.
 
@@ -148,6 +161,7 @@ def lift_frustum(frustum: Tensor, calibration: Calibration) -> Tensor:
     return points.reshape(batch_size, views, *frustum.shape)
 
 
+@without_autocast
 def ray_directions(frustum: Tensor, calibration: Calibration) -> Tensor:
     """Direction of each feature's ray in the LiDAR frame before BEV augmentation, per metre of depth.
 
@@ -165,6 +179,7 @@ def ray_directions(frustum: Tensor, calibration: Calibration) -> Tensor:
     return (lift_frustum(far, unmoved) - lift_frustum(near, unmoved))[:, :, 0]
 
 
+@without_autocast
 def project_points(points: Tensor, calibration: Calibration, sample: int) -> Tensor:
     """Points in the augmented LiDAR frame as pixels of the augmented images: undoes what ``lift_frustum`` does.
 

@@ -72,18 +72,28 @@ def test_points_behind_a_camera_are_no_targets(frustum, make_batch) -> None:
 
 
 def test_rays_know_the_distance_of_a_flat_road(frustum, augmented) -> None:
-    """The first channel is 5 / depth wherever the road is what a ray would meet, whatever the augmentation."""
+    """The first channel is 5 / depth wherever a ray would meet a road 1.8 m below the LiDAR, however it is mounted."""
     embedding = ray_embedding(frustum, augmented)
     still = augmented._replace(lidar_aug_matrix=torch.eye(4).expand(2, 4, 4))
     metre, two = (lift_frustum(frustum[:1] * torch.tensor([1, 1, 0]) + torch.tensor([0, 0, d]), still) for d in (1, 2))
     camera = 2 * metre - two
-    fall = (metre - two)[..., 2]
-    flat = (LIDAR_HEIGHT_M / fall)[:, :, 0]
+    fall = (metre - two)[:, :, 0, ..., 2]
+    flat = (LIDAR_HEIGHT_M + camera[:, :, 0, ..., 2]) / fall
     road = camera[:, :, 0] + flat[..., None] * (two - metre)[:, :, 0]
     meets = (flat > 2) & (flat < 100)
     assert meets.sum() > 100
-    torch.testing.assert_close(road[meets][:, 2] - camera[:, :, 0][meets][:, 2], torch.full((meets.sum(),), -1.8))
+    torch.testing.assert_close(road[meets][:, 2], torch.full((meets.sum(),), -LIDAR_HEIGHT_M))
     torch.testing.assert_close(embedding[:, 0].view_as(flat)[meets], 5 / flat[meets], rtol=1e-3, atol=1e-4)
+
+
+def test_geometry_is_the_same_in_training_and_in_test(frustum, augmented) -> None:
+    """bf16 would move points by a bin, and rays by a seventh of their waves."""
+    points = [as_cloud(lift_frustum(frustum, augmented)[s].reshape(-1, 3)[::50]) for s in range(2)]
+    exact = ray_embedding(frustum, augmented), depth_targets(points, augmented, frustum)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = ray_embedding(frustum, augmented), depth_targets(points, augmented, frustum)
+    assert torch.equal(exact[0], mixed[0])
+    assert torch.equal(exact[1], mixed[1])
 
 
 def test_loss_falls_to_zero_at_the_targets(frustum, augmented) -> None:

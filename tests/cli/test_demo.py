@@ -1,0 +1,45 @@
+"""``make demo``, on the tiny world."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from perceptkd.cli import demo as module
+
+METRICS = {"mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE"}
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_table_and_pictures_and_continues(
+    tiny_comparison: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "CONFIG", str(tiny_comparison))
+    monkeypatch.setattr(module, "write_world", lambda: None)
+    folder = tmp_path / "demo"
+    assert module.main(["--work-dir", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    summary = json.loads((folder / "summary.json").read_text())
+    assert all(summary[name].keys() >= METRICS for name in ("teacher", "control", "distilled"))
+    assert summary["gain"] == pytest.approx(100 * (summary["distilled"]["mAP"] - summary["control"]["mAP"]))
+    pictures = {path.stem for path in folder.glob("*.png")}
+    assert pictures >= {"bev_0", "cameras_0", "curves", "comparison"}
+    assert all(str(folder / f"{name}.png") in printed for name in pictures)
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pth")}
+    (folder / "summary.json").unlink()
+    assert module.main(["--work-dir", str(folder)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pth")} == trained
+    assert json.loads((folder / "summary.json").read_text())["distilled"] == summary["distilled"]
+
+
+def test_the_demo_stops_where_its_world_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    world = tmp_path / "simworld_demo"
+    (world / "nuscenes").mkdir(parents=True)
+    (world / "nuscenes/holiday.jpg").touch()
+    monkeypatch.setattr(module, "WORLD", world)
+    assert module.main(["--work-dir", str(tmp_path / "demo")]) == 2
+    said = capsys.readouterr().err
+    assert "is not ours to write to" in said
+    assert f"the simulated world could not be written to {world}" in said
