@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from perceptkd.cli.compare import verdict
+from perceptkd.cli.compare import cost, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -64,7 +64,7 @@ def compare_section(path: Path) -> str:
             rows.append(f"| {name.replace('_', ' ')} | {cells} | {statistics.fmean(values):.2f} |")
     gains = " | ".join(f"{value:+.2f}" for value in result["gain"]["by_seed"].values())
     rows.append(f"| gain | {gains} | {result['gain']['mean']:+.2f} |\n")
-    rows.append(f"Gain {verdict(result)}.\n")
+    rows.append(f"Verdict: {verdict(result)}. Cost: {cost(result)}.\n")
     if result["by_distance"]:
         rows += ["| matched within | control | distilled | gain |", "| --- | ---: | ---: | ---: |"]
         rows += [

@@ -11,4 +11,4 @@ train_dataloader = dict(batch_size=1, dataset=dict(dataset=dict(pipeline={{_base
 val_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
-default_hooks = dict(checkpoint=dict(save_best="nuscenes/mAP", rule="greater"))
+default_hooks = dict(checkpoint=dict(save_best="nuscenes/near_mAP", rule="greater"))

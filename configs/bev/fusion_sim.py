@@ -6,4 +6,4 @@ _base_ = [
     "../_base_/runtime/default.py",
 ]
 
-default_hooks = dict(checkpoint=dict(save_best="nuscenes/mAP", rule="greater"))
+default_hooks = dict(checkpoint=dict(save_best="nuscenes/near_mAP", rule="greater"))

@@ -9,4 +9,4 @@ _base_ = [
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline={{_base_.lidar_train_pipeline}})))
 val_dataloader = dict(dataset=dict(pipeline={{_base_.lidar_test_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.lidar_test_pipeline}}))
-default_hooks = dict(checkpoint=dict(save_best="nuscenes/mAP", rule="greater"))
+default_hooks = dict(checkpoint=dict(save_best="nuscenes/near_mAP", rule="greater"))

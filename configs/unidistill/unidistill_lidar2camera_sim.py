@@ -24,4 +24,4 @@ model = dict(
 train_dataloader = dict(batch_size=1)
 val_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
-default_hooks = dict(checkpoint=dict(save_best="nuscenes/mAP", rule="greater"))
+default_hooks = dict(checkpoint=dict(save_best="nuscenes/near_mAP", rule="greater"))

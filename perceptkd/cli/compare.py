@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import filecmp
+import hashlib
 import json
 import shutil
 import statistics
@@ -22,13 +23,14 @@ from mmengine.config import Config
 from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, check_data, run_command
 from perceptkd.cli.jobs import Job, read_result, run_jobs
 from perceptkd.cli.provenance import ROOT, provenance, write_json
-from perceptkd.engine.checkpoints import record_metrics
+from perceptkd.engine.checkpoints import record_metrics, recorded_metrics
 from perceptkd.engine.student import is_distillation
 
 SETTLED_SHARE = 0.05
+LAST_PART = 0.2
 MEANINGFUL_GAP = 1.0
 MEANINGFUL_CONTROL = 10.0
-FRACTIONS = ("mAP", "NDS", "AP50")
+FRACTIONS = ("mAP", "NDS", "mAP_50")
 RESULTS = ROOT / "benchmarks" / "results" / "compare"
 
 
@@ -47,7 +49,8 @@ def ensure_trained(
         parallel: how many to train at a time, see ``run_jobs``.
 
     Returns:
-        The result of each model's job, by role and name.
+        The result of each model's job, by role and name, with ``given``: whether the checkpoint was there before, and
+        its ``sha256``.
     """
     jobs = {}
     for role, models in sources.items():
@@ -60,8 +63,10 @@ def ensure_trained(
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(result["checkpoint"], target.with_suffix(".tmp"))
             target.with_suffix(".tmp").replace(target)
-            record_metrics(target, result[splits[0]])
-        results[role][name] = result
+        if "val" in result and recorded_metrics(target) is None:
+            record_metrics(target, result["val"])
+        sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
+        results[role][name] = {**result, "given": jobs[role, name].checkpoint is not None, "sha256": sha256}
     return results
 
 
@@ -133,7 +138,7 @@ def compare(
     if metric == "auto":
         metric = next(iter(runs["control"][seeds[0]][split]))
     result = summarise(config_path, config.get("task", "detection"), metric, split, teachers, runs, start)
-    result["world"] = describe_world(config)
+    result |= {"world": describe_world(config), "parallel": parallel}
     first = {name: next(iter(group.values())) for name, group in {"teacher": teachers, **runs}.items()}
     result["runs"] = {name: {key: run[key] for key in ("folder", "checkpoint")} for name, run in first.items()}
     return result
@@ -184,6 +189,10 @@ def summarise(
         "split": split,
         "teacher": teacher,
         "pretrained": {name: points(result) for name, result in (start or {}).items()},
+        "sources": {
+            name: {key: result[key] for key in ("checkpoint", "sha256", "given") if key in result}
+            for name, result in {**teachers, **(start or {})}.items()
+        },
         **values,
         "gain": {
             "mean": gain,
@@ -192,7 +201,7 @@ def summarise(
         },
         "gap_closed": gain / gap if gap >= MEANINGFUL_GAP else None,
         "by_distance": by_distance(runs, metric, split),
-        "shown": all(value > 0 for value in gains),
+        "shown": len(gains) > 1 and all(value > 0 for value in gains),
         "control_settled": {seed: settled(runs["control"][seed]["history"], metric) for seed in seeds},
         "step_ms": {
             {"control": "student"}.get(name, name): median_of([run["step_ms"] for run in by_seed.values()])
@@ -234,10 +243,19 @@ def median_of(values: Sequence[float | None]) -> float | None:
 
 
 def settled(history: Sequence[dict[str, float]], metric: str) -> bool | None:
-    """Whether the last fifth of the training moved the metric by less than 5 %; None with under two validations."""
-    if len(history) < 2:
+    """Whether the last fifth of the training, or more of it, moved the metric by less than 5 %.
+
+    Args:
+        history: The validations, oldest first, with the ``step`` they were made at.
+        metric: Its name.
+
+    Returns:
+        None where no validation was made before the last fifth.
+    """
+    early = [record for record in history if record["step"] <= (1 - LAST_PART) * history[-1]["step"]]
+    if not early:
         return None
-    before, after = history[-2][metric], history[-1][metric]
+    before, after = early[-1][metric], history[-1][metric]
     return abs(after - before) < SETTLED_SHARE * max(abs(after), 1e-9)
 
 
@@ -259,17 +277,40 @@ def table(result: dict[str, Any]) -> str:
         f"matched within {distance}: control {row['control']:.2f}, distilled {row['distilled']:.2f}, {row['gain']:+.2f}"
         for distance, row in result["by_distance"].items()
     ]
-    return "\n".join([f"{result['metric']} on {result['split']}", *lines, verdict(result)])
+    return "\n".join([f"{result['metric']} on {result['split']}", *lines, cost(result), verdict(result)])
+
+
+def cost(result: Mapping[str, Any]) -> str:
+    """Step time and memory of each kind of student, in one line."""
+    names = {"student": "control", **{name: name for name in result["step_ms"] if name != "student"}}
+    parts = [
+        f"{name} {milliseconds:.0f} ms, {result['peak_mib'][names[name]] / 1024:.1f} GiB"
+        for name, milliseconds in result["step_ms"].items()
+        if milliseconds is not None
+    ]
+    shared = f" ({result['parallel']} trainings at a time)" if result.get("parallel", 1) > 1 else ""
+    return f"a training step and the most memory: {'; '.join(parts)}{shared}"
 
 
 def verdict(result: Mapping[str, Any]) -> str:
     """What the comparison shows, and what stands against it."""
-    parts = ["shown: every seed gains" if result["shown"] else "not shown: a seed does not gain"]
+    gains = result["gain"]["by_seed"].values()
+    if len(gains) == 1:
+        parts = ["one seed shows nothing"]
+    else:
+        parts = ["shown: every seed gains" if result["shown"] else "not shown: a seed does not gain"]
     if result["gap_closed"] is not None:
         parts.append(f"{100 * result['gap_closed']:.1f} % of the gap closed")
     unsettled = [str(seed) for seed, settled in result["control_settled"].items() if settled is False]
     if unsettled:
         parts.append(f"but the control still moved at its end (seed {', '.join(unsettled)})")
+    if None in result["control_settled"].values():
+        parts.append("but whether the control had settled is not known")
+    if result["pretrained"]:
+        parts.append("all students start from the same weights, so that seeds differ in the order of the data alone")
+    given = [name for name, source in result["sources"].items() if source.get("given")]
+    if given:
+        parts.append(f"with the weights of {', '.join(given)} as they were found")
     if result["metric"].endswith("mAP") and statistics.fmean(result["control"].values()) < MEANINGFUL_CONTROL:
         parts.append(f"but a control below {MEANINGFUL_CONTROL:.0f} mAP makes this a test of the plumbing")
     return ", ".join(parts)

@@ -13,7 +13,7 @@ from perceptkd.cli.provenance import provenance, write_json
 CONFIG = "configs/unidistill/unidistill_lidar2camera_demo.py"
 WORLD = Path("data/simworld_demo")
 PICTURED_FRAMES = 2
-SUMMARY_METRICS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+SUMMARY_METRICS = ("near_mAP", "mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 MODELS = ("teacher", "control", "distilled")
 
 

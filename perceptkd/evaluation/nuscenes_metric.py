@@ -12,7 +12,7 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from nuscenes.eval.common.config import config_factory
-from nuscenes.eval.detection.data_classes import DetectionMetrics
+from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetrics
 from nuscenes.eval.detection.evaluate import NuScenesEval
 from nuscenes.nuscenes import NuScenes
 
@@ -54,6 +54,8 @@ class NuScenesMetric(BaseMetric):
         out_dir: Where ``results_nusc.json`` and ``metrics_summary.json`` go; nowhere by default.
         format_only: Write the results and do not evaluate (the test split has no ground truth).
         eval_config: Name of the evaluator's configuration.
+        near_m: Also report ``near_mAP``, ``near_NDS`` and ``near_mAP_dist_<d>``: the same evaluation of the boxes within
+            this distance, for models that see no farther. No published figure compares with them.
         collect_device: See MMEngine's BaseMetric.
         prefix: Prefix of the metric's names, 'nuscenes' by default.
     """
@@ -69,6 +71,7 @@ class NuScenesMetric(BaseMetric):
         out_dir: str | None = None,
         format_only: bool = False,
         eval_config: str = "detection_cvpr_2019",
+        near_m: float | None = None,
         collect_device: str = "cpu",
         prefix: str | None = None,
     ) -> None:
@@ -81,6 +84,9 @@ class NuScenesMetric(BaseMetric):
         self.out_dir = out_dir
         self.format_only = format_only
         self.config = config_factory(eval_config)
+        self.near_config = None if near_m is None else config_factory(eval_config)
+        if near_m is not None:
+            self.near_config.class_range = {name: min(m, near_m) for name, m in self.config.class_range.items()}
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Keeps each frame's boxes as arrays: gravity centre, size, yaw and velocity in the LiDAR frame."""
@@ -113,14 +119,20 @@ class NuScenesMetric(BaseMetric):
         tables = cached_tables(self.data_root, version)
         if not any(records.values()):
             _add_box_out_of_range(tables, records)
-        metrics, present = self._run_evaluator(tables, {"meta": meta, "results": records}, split=split)
+        submission = {"meta": meta, "results": records}
+        metrics, present = self._run_evaluator(tables, submission, split=split, config=self.config)
+        self._keep(metrics, submission)
         if len(present) < len(self.config.class_names):
             absent = sorted(set(self.config.class_names) - present)
             MMLogger.get_current_instance().warning(
                 f"split {split} has no ground truth box of {', '.join(absent)}: they count as AP 0 in mAP and NDS; "
                 "mAP_present and NDS_present leave them out"
             )
-        return summarise(metrics, present)
+        report = summarise(metrics, present)
+        if self.near_config is not None:
+            near = summarise(*self._run_evaluator(tables, submission, split=split, config=self.near_config))
+            report |= {f"near_{name}": value for name, value in near.items() if name.startswith(("mAP", "NDS"))}
+        return report
 
     def _load_infos(self) -> dict[str, Any]:
         if not self.ann_file.is_file():
@@ -155,23 +167,26 @@ class NuScenesMetric(BaseMetric):
         return records
 
     def _run_evaluator(
-        self, tables: NuScenes, submission: dict[str, Any], *, split: str
+        self, tables: NuScenes, submission: dict[str, Any], *, split: str, config: DetectionConfig
     ) -> tuple[DetectionMetrics, set[str]]:
         """The official metrics, and the classes that have ground truth within their range."""
         with TemporaryDirectory() as folder:
             path = Path(folder) / "results_nusc.json"
             path.write_text(json.dumps(submission))
             evaluator = NuScenesEval(
-                tables, config=self.config, result_path=str(path), eval_set=split, output_dir=folder, verbose=False
+                tables, config=config, result_path=str(path), eval_set=split, output_dir=folder, verbose=False
             )
             metrics, _ = evaluator.evaluate()
         present = {box.detection_name for box in evaluator.gt_boxes.all}
         if not present:
             raise ValueError(f"split {split} of {self.data_root} has no ground truth box: there is nothing to evaluate")
+        return metrics, present
+
+    def _keep(self, metrics: DetectionMetrics, submission: dict[str, Any]) -> None:
+        """Writes predictions and official metrics where the user asked for them."""
         if self.out_dir is not None:
             write_text(Path(self.out_dir) / "results_nusc.json", json.dumps(submission))
             write_text(Path(self.out_dir) / "metrics_summary.json", json.dumps(metrics.serialize(), indent=2))
-        return metrics, present
 
 
 def _add_box_out_of_range(tables: NuScenes, records: dict[str, list[dict]]) -> None:

@@ -1,5 +1,6 @@
 """The comparison: its arithmetic on made-up runs, and one whole run on the tiny world."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ CONTROL, DISTILLED = {0: 0.30, 1: 0.32}, {0: 0.33, 1: 0.33}
 
 def run(value: float, *, before: float | None = None) -> dict[str, Any]:
     """What a job returns."""
-    history = [{METRIC: value if before is None else before}, {METRIC: value}]
+    history = [{METRIC: value if before is None else before, "step": 2}, {METRIC: value, "step": 3}]
     return {
         "val": {METRIC: value, "nuscenes/NDS": value / 2},
         "history": history,
@@ -52,6 +53,7 @@ def test_gains_are_in_points_by_seed_and_the_gap_is_the_mean_controls() -> None:
     assert result["peak_mib"]["distilled"] == pytest.approx(1000.33)
     assert result["metrics"]["distilled"][1]["nuscenes/NDS"] == pytest.approx(0.165)
     assert result["backends"] == {"sparse": "torch"}
+    assert "student 31 ms, 1.0 GiB; distilled 33 ms, 1.0 GiB" in table(result)
     json.dumps(result)
 
 
@@ -67,8 +69,11 @@ def test_a_gain_is_shown_only_if_every_seed_gains() -> None:
     assert verdict(result).startswith("not shown: a seed does not gain")
 
 
-def test_one_seed_has_no_deviation() -> None:
-    assert summary({0: 0.3}, {0: 0.4}, 0.8)["gain"]["std"] is None
+def test_one_seed_has_no_deviation_and_shows_nothing() -> None:
+    result = summary({0: 0.3}, {0: 0.4}, 0.8)
+    assert result["gain"]["std"] is None
+    assert result["shown"] is False
+    assert verdict(result).startswith("one seed shows nothing")
 
 
 def test_the_weights_that_all_students_start_from_are_scored_too() -> None:
@@ -78,6 +83,15 @@ def test_the_weights_that_all_students_start_from_are_scored_too() -> None:
     )
     assert result["pretrained"] == {"student": 25.0}
     assert "student before" in table(result)
+    assert "all students start from the same weights" in verdict(result)
+
+
+def test_weights_that_were_found_are_named() -> None:
+    teacher = {"val": {METRIC: 0.7}, "checkpoint": "t.pth", "sha256": "ab", "given": True}
+    result = summarise("c.py", "detection", METRIC, "val", {"lidar": teacher}, runs(CONTROL, DISTILLED))
+    assert result["sources"] == {"lidar": {"checkpoint": "t.pth", "sha256": "ab", "given": True}}
+    assert "with the weights of lidar as they were found" in verdict(result)
+    assert "found" not in verdict(summary(CONTROL, DISTILLED, 0.7))
 
 
 def test_other_metrics_are_not_scaled() -> None:
@@ -89,16 +103,23 @@ def test_other_metrics_are_not_scaled() -> None:
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([], None), ([0.3], None), ([0.1, 0.29, 0.3], True), ([0.3, 0.28, 0.3], False), ([0.2, 0.3, 0.28], False)],
+    [
+        ({}, None),
+        ({10: 0.3}, None),
+        ({9: 0.3, 10: 0.3}, None),  # what the last fifth did is not known
+        ({4: 0.1, 8: 0.29, 10: 0.3}, True),
+        ({8: 0.28, 9: 0.3, 10: 0.3}, False),
+        ({4: 0.28, 8: 0.3, 10: 0.28}, False),
+    ],
 )
-def test_settled_compares_the_last_two_validations(values: list[float], expected: bool | None) -> None:
-    assert settled([{METRIC: value} for value in values], METRIC) is expected
+def test_settled_asks_what_the_last_fifth_of_the_training_did(values: dict[int, float], expected: bool | None) -> None:
+    assert settled([{METRIC: value, "step": step} for step, value in values.items()], METRIC) is expected
 
 
 def test_the_table_has_a_column_per_seed_and_the_verdict() -> None:
     longer = {"control_equal_time": {seed: run(0.31) for seed in CONTROL}}
     lines = table(summary(CONTROL, DISTILLED, 0.71, **longer)).splitlines()
-    cells = {line.split()[0]: line.split()[1:] for line in lines[2:-1]}
+    cells = {line.split()[0]: line.split()[1:] for line in lines[2:-2]}
     assert lines[0] == "nuscenes/mAP on val"
     assert lines[1].split() == ["seed", "0", "seed", "1", "mean"]
     assert cells == {
@@ -108,6 +129,7 @@ def test_the_table_has_a_column_per_seed_and_the_verdict() -> None:
         "distilled": ["33.00", "33.00", "33.00"],
         "gain": ["+3.00", "+1.00", "+2.00"],
     }
+    assert lines[-2].startswith("a training step and the most memory: student ")
     assert lines[-1] == "shown: every seed gains, 5.0 % of the gap closed"
 
 
@@ -157,7 +179,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         job.work_dir.mkdir(parents=True, exist_ok=True)
         trained = job.work_dir / "epoch_1.pth"
         trained.write_bytes(b"trained")
-        result = {"val": {METRIC: 0.7}, "checkpoint": job.checkpoint or str(trained)}
+        result = {"test": {METRIC: 0.5}, "val": {METRIC: 0.7}, "checkpoint": job.checkpoint or str(trained)}
         (job.work_dir / "result.json").write_text(json.dumps(result))
         return result
 
@@ -172,9 +194,15 @@ def test_a_missing_teacher_is_trained_and_put_where_the_student_expects_it(
     ensure_trained({"teacher": teacher_config.model.teachers}, tmp_path / "runs", ("val",))
     assert target.read_bytes() == b"trained"
     assert json.loads((target.parent / "metrics.json").read_text()) == {"epoch_1.pth": {METRIC: 0.7}}
+    # which check_teacher compares with, whatever split was asked for
+    (target.parent / "metrics.json").unlink()
+    results = ensure_trained({"teacher": teacher_config.model.teachers}, tmp_path / "runs", ("test", "val"))
+    assert json.loads((target.parent / "metrics.json").read_text()) == {"epoch_1.pth": {METRIC: 0.7}}
+    assert results["teacher"]["lidar"]["given"] is False
+    assert results["teacher"]["lidar"]["sha256"] == hashlib.sha256(b"trained").hexdigest()
     # and the next time it is the trained one
     ensure_trained({"teacher": teacher_config.model.teachers}, tmp_path / "runs", ("val",))
-    assert [job.checkpoint for job in started] == [None, None]
+    assert [job.checkpoint for job in started] == [None, None, None]
 
 
 def test_a_teacher_that_is_there_is_scored_as_it_is(
@@ -186,6 +214,7 @@ def test_a_teacher_that_is_there_is_scored_as_it_is(
     results = ensure_trained({"teacher": teacher_config.model.teachers}, tmp_path / "runs", ("val",))
     assert [job.checkpoint for job in started] == [str(target)]
     assert results["teacher"]["lidar"]["checkpoint"] == str(target)
+    assert results["teacher"]["lidar"]["given"] is True
     assert target.read_bytes() == b"published"
     assert "is used as it is; remove it to train it anew" in capsys.readouterr().out
 

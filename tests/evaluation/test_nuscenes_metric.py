@@ -221,3 +221,18 @@ def test_many_boxes_are_converted_quickly(tiny_world):
             boxes, rng.random(500), labels, info=info, classes=CLASSES, max_range_m=limits, max_boxes=500
         )
     assert time.perf_counter() - start < 2.0
+
+
+def test_boxes_that_a_model_cannot_see_count_in_the_official_score_alone(tiny_world):
+    near_m = 15.0
+
+    def only_near(boxes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        kept = np.linalg.norm(boxes[:, :2], axis=1) < near_m + 5  # the evaluator measures from the vehicle's origin
+        return boxes[kept], labels[kept]
+
+    metrics = evaluate(tiny_world, only_near, near_m=near_m)
+    plain = evaluate(tiny_world, only_near)
+    assert plain == {name: value for name, value in metrics.items() if "/near_" not in name}
+    assert metrics["nuscenes/near_mAP_present"] == pytest.approx(1.0)
+    assert metrics["nuscenes/mAP_present"] < 0.9
+    assert {"nuscenes/near_mAP", "nuscenes/near_NDS", "nuscenes/near_mAP_dist_0.5"} <= metrics.keys()
