@@ -20,7 +20,7 @@ help:
 	@echo "make demo      a LiDAR detector teaches a camera detector: world, training, evaluation, table, pictures"
 	@echo "make test      lint, types and tests"
 	@echo "make lint      ruff and mypy alone"
-	@echo "make bench     measure the figures of docs/benchmarks.md that need no training"
+	@echo "make bench     measure the figures of docs/benchmarks.md that need no training; PERCEPTKD_REAL_DATA names the clouds"
 	@echo "make docs      write docs/benchmarks.md from benchmarks/results"
 	@echo "make clean     remove what the targets made, except .venv"
 	@echo "DEVICE=cuda moves demo and test to a GPU; PYTHON=/path/to/python3.12 chooses the Python of .venv"
@@ -42,12 +42,14 @@ test: lint
 	$(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 bench: install
+	@test -n "$$PERCEPTKD_REAL_DATA" || { echo "perceptkd: set PERCEPTKD_REAL_DATA to the folder that holds spconv/benchmark-pc.npz, spconv's benchmark cloud" >&2; exit 1; }
 	$(RUN) benchmarks/voxelization.py
 	$(RUN) benchmarks/sparse_conv.py
+	$(RUN) benchmarks/distill_step.py
 
 docs: install
 	$(RUN) benchmarks/render.py
 
 clean:
-	rm -rf work_dirs/demo data/simworld_demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf work_dirs/demo work_dirs/teachers/lidar_voxel_demo data/simworld_demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find perceptkd tests tools configs -name __pycache__ -type d -prune -exec rm -rf {} +

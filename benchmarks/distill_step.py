@@ -9,7 +9,8 @@ Usage: python benchmarks/distill_step.py, after `make demo`, whose world it read
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPERS, init_default_scope
 from mmengine.runner import Runner
 
-from perceptkd.cli.arguments import check_data
+from perceptkd.cli.arguments import check_data, run_command
 from perceptkd.engine.backends import backends
 from perceptkd.registry import MODELS
 
@@ -42,10 +43,10 @@ def build(config: Config, *, distill: bool) -> tuple[Any, Any]:
     return model, wrapper
 
 
-def main() -> None:
+def measure(arguments: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=30, help="pairs of timings per row (default 30)")
-    pairs = parser.parse_args().pairs
+    pairs = parser.parse_args(arguments).pairs
     config = Config.fromfile(CONFIG)
     check_data(config, stages=("train",))
     init_default_scope(config.default_scope)
@@ -86,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(measure))

@@ -65,6 +65,8 @@ def compare_section(path: Path) -> str:
     gains = " | ".join(f"{value:+.2f}" for value in result["gain"]["by_seed"].values())
     rows.append(f"| gain | {gains} | {result['gain']['mean']:+.2f} |\n")
     rows.append(f"Verdict: {verdict(result)}. Cost: {cost(result)}.\n")
+    for name, scores in result["also"].items():
+        rows.append(f"`{name}`: " + ", ".join(f"{kind} {value:.2f}" for kind, value in scores.items()) + ".\n")
     if result["by_distance"]:
         rows += ["| matched within | control | distilled | gain |", "| --- | ---: | ---: | ---: |"]
         rows += [

@@ -31,6 +31,7 @@ LAST_PART = 0.2
 MEANINGFUL_GAP = 1.0
 MEANINGFUL_CONTROL = 10.0
 FRACTIONS = ("mAP", "NDS", "mAP_50")
+OFFICIAL = ("nuscenes/mAP", "nuscenes/NDS")
 RESULTS = ROOT / "benchmarks" / "results" / "compare"
 
 
@@ -200,6 +201,7 @@ def summarise(
             "by_seed": dict(zip(seeds, gains)),
         },
         "gap_closed": gain / gap if gap >= MEANINGFUL_GAP else None,
+        "also": official_scores(teachers, runs, metric, split),
         "by_distance": by_distance(runs, metric, split),
         "shown": len(gains) > 1 and all(value > 0 for value in gains),
         "control_settled": {seed: settled(runs["control"][seed]["history"], metric) for seed in seeds},
@@ -214,6 +216,21 @@ def summarise(
             "teacher": {name: result[split] for name, result in teachers.items()},
             **{name: {seed: run[split] for seed, run in by_seed.items()} for name, by_seed in runs.items()},
         },
+    }
+
+
+def official_scores(
+    teachers: Mapping[str, Mapping[str, Any]],
+    runs: Mapping[str, Mapping[int, Mapping[str, Any]]],
+    metric: str,
+    split: str,
+) -> dict[str, dict[str, float]]:
+    """Means over seeds, in points, of the official scores that ``metric`` is not, where all models have them."""
+    groups = {"teacher": list(teachers.values()), **{k: list(runs[k].values()) for k in ("control", "distilled")}}
+    return {
+        name: {kind: 100 * statistics.fmean(each[split][name] for each in group) for kind, group in groups.items()}
+        for name in OFFICIAL
+        if name != metric and all(name in each[split] for group in groups.values() for each in group)
     }
 
 
@@ -273,6 +290,10 @@ def table(result: dict[str, Any]) -> str:
     rows.append(["gain", *(f"{value:+.2f}" for value in by_seed), f"{result['gain']['mean']:+.2f}"])
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [header, *rows]]
+    lines += [
+        f"{name}: " + ", ".join(f"{kind} {value:.2f}" for kind, value in scores.items())
+        for name, scores in result["also"].items()
+    ]
     lines += [
         f"matched within {distance}: control {row['control']:.2f}, distilled {row['distilled']:.2f}, {row['gain']:+.2f}"
         for distance, row in result["by_distance"].items()

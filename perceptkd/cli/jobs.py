@@ -127,8 +127,11 @@ def run_jobs(jobs: Sequence[Job], *, parallel: int = 1) -> list[dict[str, Any]]:
         jobs: What to run.
         parallel: How many at a time.
     """
-    with ThreadPoolExecutor(parallel) as pool:
-        running = [pool.submit(run_job, job, shares=parallel) for job in jobs]
+    if not jobs:
+        return []
+    shares = min(parallel, len(jobs))
+    with ThreadPoolExecutor(shares) as pool:
+        running = [pool.submit(run_job, job, shares=shares) for job in jobs]
         try:
             return [future.result() for future in running]
         except BaseException:
@@ -192,7 +195,9 @@ def _run(job: Job, shares: int) -> None:
 
     if shares > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // shares))
-        sys.stdout = LabelledLines(sys.stdout, f"{job.name} {job.seed}")
+        label = f"{job.name} {job.seed}"
+        # no terminal for either of them, so that no two progress bars overwrite each other
+        sys.stdout, sys.stderr = LabelledLines(sys.stdout, label), LabelledLines(sys.stderr, label)
     config, work_dir = job.build_config(), job.work_dir
     with locked(work_dir):
         result = read_result(job)

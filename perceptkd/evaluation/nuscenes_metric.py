@@ -54,8 +54,8 @@ class NuScenesMetric(BaseMetric):
         out_dir: Where ``results_nusc.json`` and ``metrics_summary.json`` go; nowhere by default.
         format_only: Write the results and do not evaluate (the test split has no ground truth).
         eval_config: Name of the evaluator's configuration.
-        near_m: Also report ``near_mAP``, ``near_NDS`` and ``near_mAP_dist_<d>``: the same evaluation of the boxes within
-            this distance, for models that see no farther. No published figure compares with them.
+        near_m: Also report ``near_mAP``, ``near_NDS`` and ``near_mAP_dist_<d>``: the same evaluation of the boxes
+            within this distance, for models that see no farther. No published figure compares with them.
         collect_device: See MMEngine's BaseMetric.
         prefix: Prefix of the metric's names, 'nuscenes' by default.
     """

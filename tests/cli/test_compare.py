@@ -147,6 +147,19 @@ def test_the_gain_is_told_by_matching_distance() -> None:
     assert "matched within 4.0 m: control 50.00, distilled 40.00, -10.00" in table(result)
 
 
+def test_the_official_scores_stand_beside_another_metric() -> None:
+    groups = runs(CONTROL, DISTILLED)
+    for group in groups.values():
+        for each in group.values():
+            each["val"] |= {"nuscenes/near_mAP": 0.5}
+            each["history"] = []
+    teacher = {"val": {"nuscenes/near_mAP": 0.9, METRIC: 0.7, "nuscenes/NDS": 0.6}}
+    result = summarise("c.py", "detection", "nuscenes/near_mAP", "val", {"t": teacher}, groups)
+    assert result["also"][METRIC] == pytest.approx({"teacher": 70, "control": 31, "distilled": 33})
+    assert "nuscenes/NDS: teacher 60.00, control 15.50, distilled 16.50" in table(result)
+    assert set(summary(CONTROL, DISTILLED, 0.7)["also"]) == set()  # this teacher has no NDS
+
+
 def test_the_verdict_names_what_stands_against_it() -> None:
     weak = {"control": {0: run(0.03), 1: run(0.04, before=0.02)}, "distilled": {0: run(0.05), 1: run(0.06)}}
     said = verdict(summarise("c.py", "detection", METRIC, "val", {"t": {"val": {METRIC: 0.5}}}, weak))
@@ -237,7 +250,7 @@ def test_teacher_control_and_student_on_the_tiny_world(tiny_comparison: Path, tm
     checkpoint = Path(Config.fromfile(config).model.teachers.lidar.checkpoint)
     result = compare(str(config), seeds=[0], folder=tmp_path / "runs")
     assert checkpoint.is_file()
-    assert result["metric"] == METRIC
+    assert result["metric"] == "nuscenes/near_mAP"
     assert result["world"]["world_version"]
     assert result["backends"]["sparse"] == "torch"
     assert set(result["step_ms"]) == {"student", "distilled"}

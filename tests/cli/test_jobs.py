@@ -188,6 +188,12 @@ def test_jobs_at_a_time_share_the_cores_and_answer_in_order(job: Job, monkeypatc
     assert results == [{"seed": seed, "shares": 2} for seed in range(4)]
 
 
+def test_a_single_job_gets_all_cores(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "run_job", lambda job, *, shares: shares)
+    assert run_jobs([job], parallel=2) == [1]
+    assert run_jobs([], parallel=2) == []
+
+
 def test_a_failed_job_ends_the_others_that_wait(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
 
@@ -207,3 +213,4 @@ def test_lines_of_several_processes_are_told_apart() -> None:
     for piece in ("one ", "line\nand ", "", "another\nrest"):
         print(piece, end="", file=lines)
     assert stream.getvalue() == "[control 0] one line\n[control 0] and another\n"
+    assert not lines.isatty()  # so that tqdm draws no bar

@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""Times a newcomer's first quarter of an hour: install, import, simulated world and demo, in a fresh clone.
+
+The clone is of the committed state and lies in a temporary folder, with an empty HOME and an empty package cache, so
+that nothing installed by hand or downloaded before can help. Takes about 20 minutes; leave the machine alone meanwhile.
+
+Example:
+    python benchmarks/startup.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from measure import single_row, write_results
+
+from perceptkd.cli.provenance import ROOT
+from perceptkd.engine.backends import backends
+
+IMPORTS = 20
+IMPORT_TARGET_S, WORLD_TARGET_S, DEMO_TARGET_MIN = 1.0, 180.0, 15.0
+TIMED_IMPORT = "import time; start = time.perf_counter(); import perceptkd; print(time.perf_counter() - start)"
+
+
+def run(*command: str, folder: Path, home: Path) -> tuple[float, str]:
+    """Seconds a command takes in a folder, and what it prints; its progress goes to the terminal."""
+    home.mkdir(exist_ok=True)
+    environment = {**os.environ, "HOME": str(home), "PIP_CACHE_DIR": str(home / "pip"), "PYTHONPATH": ""}
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return time.perf_counter() - start, done.stdout
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        clone, home = Path(temporary) / "perceptkd", Path(temporary) / "home"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        python = str(clone / ".venv/bin/python")
+        install_s, _ = run("make", "install", folder=clone, home=home)
+        imports = [float(run(python, "-c", TIMED_IMPORT, folder=clone, home=home)[1]) for _ in range(IMPORTS)]
+        world = ("tools/create_data.py", "simworld", "--out", "data/simworld")
+        world_s, _ = run(python, *world, folder=clone, home=home)
+        demo_s, _ = run("make", "demo", folder=clone, home=home)
+        summary = json.loads((clone / "work_dirs/demo/summary.json").read_text())
+    import_s = round(statistics.median(imports), 3)
+    rows = [
+        single_row("make install, empty cache", round(install_s), unit="s"),
+        single_row("import perceptkd", import_s, unit="s", target=IMPORT_TARGET_S, note=f"median of {IMPORTS}"),
+        single_row(
+            "simulated v1.0-mini", round(world_s), unit="s", target=WORLD_TARGET_S, note="10 scenes, 400 frames"
+        ),
+        single_row(
+            "make demo and its install",
+            round((install_s + demo_s) / 60, 1),
+            unit="min",
+            target=DEMO_TARGET_MIN,
+            note=", ".join(
+                f"{name} {100 * summary[name]['near_mAP']:.1f}" for name in ("teacher", "control", "distilled")
+            )
+            + " near_mAP",
+        ),
+    ]
+    write_results("startup", rows, backends=backends())
+
+
+if __name__ == "__main__":
+    main()
