@@ -46,6 +46,79 @@ def test_full_disk_is_seen_before_anything_is_written(installer, monkeypatch, tm
     assert not (tmp_path / "venv").exists()
 
 
+def test_the_disk_is_looked_up_where_the_environment_will_be_made(installer, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(installer.shutil, "disk_usage", lambda path: asked.append(path) or Usage(10**12, 0, 10**12))
+    installer.check_disk(str(tmp_path / "not" / "there" / "venv"), "cpu")
+    assert asked == [str(tmp_path)]
+
+
+@pytest.fixture
+def venv_module(installer, monkeypatch, tmp_path):
+    """``venv_module(output, status)`` stands for `python -m venv`; returns the file it writes its arguments to."""
+
+    def replace(output: str, status: int) -> Path:
+        called = tmp_path / "called"
+        python = tmp_path / "system_python"
+        python.write_text(f"#!/bin/sh\necho \"$@\" > {called}\necho '{output}' >&2\nexit {status}\n")
+        python.chmod(0o755)
+        monkeypatch.setattr(installer.sys, "executable", str(python))
+        return called
+
+    return replace
+
+
+@pytest.mark.parametrize("python", ["#!/bin/sh\nexit 1\n", "", None])
+def test_an_environment_without_pip_is_made_anew(installer, venv_module, tmp_path, python):
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "pyvenv.cfg").touch()
+    if python is not None:
+        (venv / "bin" / "python").write_text(python)
+        (venv / "bin" / "python").chmod(0o755)
+    called = venv_module("", 0)
+    assert installer.create_environment(str(venv)) == str(venv / "bin" / "python")
+    assert called.read_text().split() == ["-m", "venv", "--clear", str(venv)]
+
+
+def test_a_whole_environment_is_kept(installer, venv_module, tmp_path):
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to("/bin/true")
+    called = venv_module("", 0)
+    installer.create_environment(str(venv))
+    assert not called.exists()
+
+
+def test_a_folder_that_is_no_environment_is_never_cleared(installer, venv_module, tmp_path):
+    venv = tmp_path / "home"
+    (venv / "bin").mkdir(parents=True)
+    called = venv_module("", 0)
+    installer.create_environment(str(venv))
+    assert "--clear" not in called.read_text()
+    called.unlink()
+    (venv / "bin" / "python").touch()
+    with pytest.raises(SystemExit, match="is no virtual environment"):
+        installer.create_environment(str(venv))
+    assert not called.exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        ("was not created successfully because ensurepip is not available.", r"sudo apt install python3\.\d+-venv"),
+        ("/usr/bin/python3: No module named venv", r"sudo apt install python3\.\d+-venv"),
+        ("Error: [Errno 28] No space left on device", "became full"),
+        ("Error: [Errno 13] Permission denied", r"could not be created \(Error: \[Errno 13\] Permission denied\)"),
+        ("", "it said nothing"),
+    ],
+)
+def test_a_failing_venv_module_becomes_a_sentence(installer, venv_module, tmp_path, output, sentence):
+    venv_module(output, 1)
+    with pytest.raises(SystemExit, match=sentence):
+        installer.create_environment(str(tmp_path / "venv"))
+
+
 @pytest.mark.parametrize(
     ("message", "sentence"),
     [

@@ -28,6 +28,7 @@ UNREACHABLE = (
     "SSLError",
 )
 FULL = ("No space left on device", "Errno 28", "Disk quota exceeded")
+NO_VENV = ("ensurepip is not available", "No module named venv", "No module named ensurepip")
 
 
 def stop(sentence):
@@ -49,11 +50,14 @@ def check_python():
 
 def check_disk(venv, device):
     """Raises SystemExit when the file system of the environment has too little room for the stack."""
-    free = shutil.disk_usage(os.path.dirname(venv)).free / 2**30
+    folder = os.path.dirname(venv)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    free = shutil.disk_usage(folder).free / 2**30
     if free < NEEDED_GIB[device]:
         stop(
-            f"the disk of {os.path.dirname(venv)} has {free:.1f} GiB free, the installation needs {NEEDED_GIB[device]} "
-            "GiB. Free some room, or put the environment on another disk: make VENV=/other/disk/venv"
+            f"the disk of {folder} has {free:.1f} GiB free, the installation needs {NEEDED_GIB[device]} GiB. Free some "
+            "room, or put the environment on another disk: make VENV=/other/disk/venv"
         )
 
 
@@ -64,6 +68,48 @@ def stamp_of(extras):
         with open(path, "rb") as file:
             digest.update(file.read())
     return digest.hexdigest()
+
+
+def has_pip(python):
+    """Returns whether this interpreter starts and has pip; an installation that was cut off may have left neither."""
+    try:
+        result = subprocess.run([python, "-m", "pip", "--version"], capture_output=True)
+    except OSError:
+        return False
+    return result.returncode == 0
+
+
+def create_environment(venv):
+    """Creates the environment, from the start where only a part of one is there; returns its interpreter."""
+    python = os.path.join(venv, "bin", "python")
+    if has_pip(python):
+        return python
+    # Only what is an environment is cleared: VENV may name any folder, and its files are not ours to delete.
+    is_environment = os.path.isfile(os.path.join(venv, "pyvenv.cfg"))
+    if os.path.lexists(python) and not is_environment:
+        stop(f"{venv} holds a Python without pip and is no virtual environment. Name another: make VENV=/path/to/venv")
+    command = [sys.executable, "-m", "venv", *(["--clear"] if is_environment else []), venv]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if result.returncode != 0:
+        stop(explain_venv_failure(result.stdout, venv))
+    return python
+
+
+def explain_venv_failure(output, venv):
+    """Returns the sentence about what `python -m venv` printed when it failed."""
+    package = "python{}.{}-venv".format(*sys.version_info[:2])
+    if any(word in output for word in NO_VENV):
+        return (
+            f"{sys.executable} cannot create virtual environments, a part of it is missing. On Debian and Ubuntu: sudo "
+            f"apt install {package}. Then run the command again."
+        )
+    if any(word in output for word in FULL):
+        return f"the disk of {venv} became full. Free some room and run the command again."
+    reason = (output.strip().splitlines() or ["it said nothing"])[-1].strip()
+    return (
+        f"the environment {venv} could not be created ({reason}). Usual reasons are a folder that must not be written "
+        f"to, a full disk and, on Debian and Ubuntu, a missing package (sudo apt install {package})."
+    )
 
 
 def pip(python, arguments):
@@ -93,9 +139,7 @@ def pip(python, arguments):
 
 def install(venv, extras):
     """Creates the environment and installs the project, editable, at the versions of the lock."""
-    python = os.path.join(venv, "bin", "python")
-    if not os.path.exists(python):
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    python = create_environment(venv)
     requirement = f"{ROOT}[{extras}]" if extras else ROOT
     pip(python, ["install", "--progress-bar", "off", "-c", LOCK, "-e", requirement])
     # The stack asks for both OpenCV wheels, which unpack into one folder; without libGL only the headless one imports.
@@ -132,8 +176,11 @@ def main():
     print(f"perceptkd: installing into {venv} (a few minutes the first time)", flush=True)
     start = time.time()
     install(venv, arguments.extras)
-    with open(stamp_path, "w") as file:
-        file.write(stamp)
+    try:
+        with open(stamp_path, "w") as file:
+            file.write(stamp)
+    except OSError as error:
+        stop(f"everything is installed, but {stamp_path} cannot be written ({error.strerror}). Free some room.")
     print(f"perceptkd: installed in {time.time() - start:.0f} s")
 
 
