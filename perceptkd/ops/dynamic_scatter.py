@@ -3,10 +3,11 @@
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from perceptkd.ops.checks import check_rows, check_same_device, describe
-from perceptkd.ops.grouping import group_by_key
+from perceptkd.ops.grouping import Groups, group_by_key
 
 Reduction = Literal["mean", "max", "sum"]
 
@@ -58,14 +59,10 @@ def scatter_forward(points: Tensor, coordinates: Tensor, reduction: Reduction) -
     keys, extents = _pack_coordinates(coordinates)
     groups = group_by_key(keys)
     voxels = _unpack_coordinates(groups.keys, extents).to(coordinates.dtype)
-    rows = torch.nonzero(groups.index >= 0).squeeze(1)
-    index = groups.index[rows].long()
-    features = points.new_zeros((len(voxels), points.shape[1]))
     if reduction == "max":
-        target = index[:, None].expand(-1, points.shape[1])
-        features.scatter_reduce_(0, target, points[rows], "amax", include_self=False)
+        features = _group_maxima(points, groups)
     else:
-        features.index_add_(0, index, points[rows])
+        features = _group_sums(points, groups)
         if reduction == "mean":
             features /= groups.counts[:, None].to(features.dtype)
     return features, voxels, groups.index, groups.counts
@@ -86,6 +83,23 @@ def scatter_backward(
     else:
         grad_points[rows] = grad_features[voxel]
     return grad_points
+
+
+def _group_maxima(points: Tensor, groups: Groups) -> Tensor:
+    """Largest value per group and channel, [G, C]."""
+    rows = torch.nonzero(groups.index >= 0).squeeze(1)
+    target = groups.index[rows].long()[:, None].expand(-1, points.shape[1])
+    features = points.new_zeros((len(groups.keys), points.shape[1]))
+    return features.scatter_reduce_(0, target, points[rows], "amax", include_self=False)
+
+
+def _group_sums(points: Tensor, groups: Groups) -> Tensor:
+    """Sum per group, [G, C], always in the order of the rows: on CUDA an ``index_add_`` would vary from run to run."""
+    rows = torch.nonzero(groups.index >= 0).squeeze(1)
+    offsets = torch.cat((groups.counts.new_zeros(1), groups.counts)).cumsum(0)
+    by_group = torch.empty_like(rows)
+    by_group[offsets[groups.index[rows].long()] + groups.rank[rows]] = rows
+    return F.embedding_bag(by_group, points, offsets, mode="sum", include_last_offset=True)
 
 
 def _first_maximum(points: Tensor, features: Tensor, voxel: Tensor) -> Tensor:

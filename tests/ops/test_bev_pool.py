@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from perceptkd.ops.bev_pool import bev_pool, prepare_bev_pool
+from perceptkd.ops.bev_pool import bev_pool
 
 CELLS = 6
 
@@ -47,17 +47,6 @@ def test_points_outside_get_no_gradient() -> None:
     assert (weights.grad[cell_index >= 0] != 0).all()
 
 
-def test_a_plan_can_be_kept() -> None:
-    weights, features, feature_index, cell_index = random_case(50)
-    keep = torch.rand(50) > 0.3
-    plan = prepare_bev_pool(cell_index, keep, num_cells=CELLS)
-    expected = bev_pool(weights, features, feature_index, torch.where(keep, cell_index, -1), CELLS)
-    assert torch.equal(bev_pool(weights, features, feature_index, plan=plan), expected)
-    cells = cell_index[plan.order]
-    assert (cells[1:] >= cells[:-1]).all()
-    assert plan.offsets.tolist() == [int((cells < cell).sum()) for cell in range(CELLS + 1)]
-
-
 def test_order_of_points_does_not_matter_and_runs_repeat_exactly() -> None:
     weights, features, feature_index, cell_index = random_case(500)
     pooled = bev_pool(weights, features, feature_index, cell_index, CELLS)
@@ -88,8 +77,8 @@ def test_wrong_arguments_are_named() -> None:
         bev_pool(weights, features.flatten(), feature_index, cell_index, CELLS)
     with pytest.raises(ValueError, match="holds cell 9, but there are 6 cells"):
         bev_pool(weights, features, feature_index, torch.tensor([0, 9, 1, 2]), CELLS)
-    with pytest.raises(ValueError, match="needs cell_index and num_cells, or a plan"):
-        bev_pool(weights, features, feature_index)
+    with pytest.raises(ValueError, match=r"cell_index must be a vector of 4 elements, got shape \(3,\)"):
+        bev_pool(weights, features, feature_index, cell_index[:3], CELLS)
 
 
 @pytest.mark.gpu

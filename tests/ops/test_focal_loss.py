@@ -14,20 +14,21 @@ def focal_by_definition(logit: float, is_positive: bool, gamma: float, alpha: fl
     return -alpha_t * (1 - p_t) ** gamma * math.log(p_t)
 
 
-def test_equals_the_formula() -> None:
+def test_equals_the_formula(device: str) -> None:
     logits = torch.randn(6, 3, dtype=torch.float64) * 3
     target = torch.tensor([0, 1, 2, 3, 3, 0])
     expected = [
         [focal_by_definition(x, column == int(t), 2.0, 0.25) for column, x in enumerate(row)]
         for row, t in zip(logits.tolist(), target)
     ]
-    torch.testing.assert_close(sigmoid_focal_loss(logits, target), torch.tensor(expected, dtype=torch.float64))
+    found = sigmoid_focal_loss(logits.to(device), target.to(device))
+    torch.testing.assert_close(found.cpu(), torch.tensor(expected, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.5, 2.0])
-def test_gradient_is_autograds(gamma: float) -> None:
-    logits = (torch.randn(8, 4, dtype=torch.float64) * 4).requires_grad_()
-    target, weight = torch.randint(0, 5, (8,)), torch.rand(4, dtype=torch.float64)
+def test_gradient_is_autograds(device: str, gamma: float) -> None:
+    logits = (torch.randn(8, 4, dtype=torch.float64, device=device) * 4).requires_grad_()
+    target, weight = torch.randint(0, 5, (8,), device=device), torch.rand(4, dtype=torch.float64, device=device)
     loss = sigmoid_focal_loss(logits, target, gamma=gamma, alpha=0.3, weight=weight)
     (expected,) = torch.autograd.grad(loss.sum(), logits)
     found = sigmoid_focal_loss_gradient(logits, target, gamma=gamma, alpha=0.3, weight=weight)
@@ -49,11 +50,11 @@ def test_class_weight_applies_by_target_and_spares_background() -> None:
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_mmcv_module(reduction: str) -> None:
+def test_mmcv_module(device: str, reduction: str) -> None:
     from mmcv.ops import SigmoidFocalLoss
 
-    logits = torch.randn(7, 3, requires_grad=True)
-    target = torch.randint(0, 4, (7,))
+    logits = torch.randn(7, 3, device=device, requires_grad=True)
+    target = torch.randint(0, 4, (7,), device=device)
     loss = SigmoidFocalLoss(2.0, 0.25, reduction=reduction)(logits, target)
     ours = sigmoid_focal_loss(logits, target)
     expected = {"none": ours, "mean": ours.sum() / 7, "sum": ours.sum()}[reduction]

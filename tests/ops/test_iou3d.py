@@ -21,17 +21,18 @@ def test_overlap_is_that_of_the_footprints() -> None:
     assert torch.equal(boxes_overlap_bev(boxes_a, boxes_b), rotated_intersection(*footprints))
 
 
-def test_mmcv_iou3d() -> None:
+def test_mmcv_iou3d(device: str) -> None:
     """IoU of boxes that share half their height and a known footprint."""
     from mmcv.ops import boxes_iou3d
     from mmcv.ops import boxes_overlap_bev as mmcv_overlap
 
-    box = torch.tensor([[0.0, 0, 0, 4, 2, 2, 0.3]])
-    raised = torch.tensor([[0.0, 0, 1, 4, 2, 2, 0.3]])
+    box = torch.tensor([[0.0, 0, 0, 4, 2, 2, 0.3]], device=device)
+    raised = torch.tensor([[0.0, 0, 1, 4, 2, 2, 0.3]], device=device)
     assert float(boxes_iou3d(box, raised)) == pytest.approx(8 / 24, rel=1e-5)
     assert float(boxes_iou3d(box, box)) == pytest.approx(1, rel=1e-5)
     boxes = random_boxes(7)
-    torch.testing.assert_close(mmcv_overlap(boxes, boxes), boxes_overlap_bev(boxes, boxes))
+    found = mmcv_overlap(boxes.to(device), boxes.to(device))
+    torch.testing.assert_close(found.cpu(), boxes_overlap_bev(boxes, boxes), atol=1e-5, rtol=1e-5)
 
 
 def test_mmdet3d_box_overlaps() -> None:
@@ -43,15 +44,16 @@ def test_mmdet3d_box_overlaps() -> None:
     torch.testing.assert_close(iou, iou.T)
 
 
-def test_nms3d_and_mmcv_wrappers() -> None:
+def test_nms3d_and_mmcv_wrappers(device: str) -> None:
     from mmcv.ops import nms3d as mmcv_nms3d
     from mmcv.ops import nms3d_normal as mmcv_nms3d_normal
 
-    boxes, scores = random_boxes(60), torch.rand(60)
+    boxes, scores = random_boxes(60).double(), torch.rand(60)
+    moved = boxes.to(device), scores.to(device)
     expected = nms_rotated(bev_boxes("boxes", boxes), scores, 0.2)
-    assert torch.equal(nms3d(boxes, scores, 0.2), expected)
-    assert torch.equal(mmcv_nms3d(boxes, scores, 0.2), expected)
-    assert torch.equal(mmcv_nms3d_normal(boxes, scores, 0.2), nms3d_normal(boxes, scores, 0.2))
+    assert torch.equal(nms3d(*moved, 0.2).cpu(), expected)
+    assert torch.equal(mmcv_nms3d(*moved, 0.2).cpu(), expected)
+    assert torch.equal(mmcv_nms3d_normal(*moved, 0.2).cpu(), nms3d_normal(boxes, scores, 0.2))
     assert 1 < len(expected) < 60
 
 

@@ -20,7 +20,7 @@ def own_ops() -> None:
     assert mmcv_ext.backends()["mmcv_ops"] == "own"
 
 
-def build(config: Mapping, scope: str) -> torch.nn.Module:
+def build(config: Mapping, scope: str, device: str) -> torch.nn.Module:
     """Builds a model of another scope the way the Runner does."""
     from mmengine import ConfigDict
     from mmengine.registry import MODELS, init_default_scope
@@ -29,7 +29,7 @@ def build(config: Mapping, scope: str) -> torch.nn.Module:
     import_modules_from_strings([f"{scope}.models"])
     init_default_scope(scope)
     torch.manual_seed(0)
-    return MODELS.build(ConfigDict(config))
+    return MODELS.build(ConfigDict(config)).to(device)
 
 
 def upstream_config(name: str) -> Mapping:
@@ -119,31 +119,31 @@ def kitti_config(name: str, low: list[float], high: list[float]) -> dict:
     return model
 
 
-def test_pointpillars_trains_and_predicts() -> None:
+def test_pointpillars_trains_and_predicts(device: str) -> None:
     low, high = [0.0, -7.68, -3.0], [15.36, 7.68, 1.0]
     model = kitti_config("mmdet3d::pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py", low, high)
     model["middle_encoder"]["output_shape"] = [96, 96]
-    detector, batch = build(model, "mmdet3d"), scene(low, high, columns=4, box_columns=7, classes=3)
+    detector, batch = build(model, "mmdet3d", device), scene(low, high, columns=4, box_columns=7, classes=3)
     check_training(detector, batch)
     check_boxes_3d(predict(detector, batch), model["test_cfg"]["nms_thr"])
 
 
-def test_pointpillars_with_dynamic_voxels_trains_and_predicts() -> None:
+def test_pointpillars_with_dynamic_voxels_trains_and_predicts(device: str) -> None:
     """Dynamic voxelization and dynamic scatter in place of bounded voxels."""
     low, high = [0.0, -7.68, -3.0], [15.36, 7.68, 1.0]
     name = "mmdet3d::dynamic_voxelization/pointpillars_dv_secfpn_8xb6-160e_kitti-3d-car.py"
     model = kitti_config(name, low, high)
     model["middle_encoder"]["output_shape"] = [96, 96]
-    detector, batch = build(model, "mmdet3d"), scene(low, high, columns=4, box_columns=7, classes=1)
+    detector, batch = build(model, "mmdet3d", device), scene(low, high, columns=4, box_columns=7, classes=1)
     check_training(detector, batch)
     check_boxes_3d(predict(detector, batch), model["test_cfg"]["nms_thr"])
 
 
-def test_second_trains_and_predicts() -> None:
+def test_second_trains_and_predicts(device: str) -> None:
     low, high = [0.0, -4.8, -3.0], [9.6, 4.8, 1.0]
     model = kitti_config("mmdet3d::second/second_hv_secfpn_8xb6-80e_kitti-3d-3class.py", low, high)
     model["middle_encoder"]["sparse_shape"] = [41, 192, 192]
-    detector, batch = build(model, "mmdet3d"), scene(low, high, columns=4, box_columns=7, classes=3)
+    detector, batch = build(model, "mmdet3d", device), scene(low, high, columns=4, box_columns=7, classes=3)
     check_training(detector, batch)
     check_boxes_3d(predict(detector, batch), model["test_cfg"]["nms_thr"])
 
@@ -159,22 +159,22 @@ def centerpoint_config(name: str, low: list[float], high: list[float], grid: lis
     return model
 
 
-def test_centerpoint_pillar_trains_and_predicts() -> None:
+def test_centerpoint_pillar_trains_and_predicts(device: str) -> None:
     low, high = [-9.6, -9.6, -5.0], [9.6, 9.6, 3.0]
     name = "mmdet3d::centerpoint/centerpoint_pillar02_second_secfpn_8xb4-cyclic-20e_nus-3d.py"
     model = centerpoint_config(name, low, high, [96, 96, 1])
     model["pts_middle_encoder"]["output_shape"] = (96, 96)
-    detector, batch = build(model, "mmdet3d"), scene(low, high, columns=5, box_columns=9, classes=10)
+    detector, batch = build(model, "mmdet3d", device), scene(low, high, columns=5, box_columns=9, classes=10)
     check_training(detector, batch)
     check_boxes_3d(predict(detector, batch), model["test_cfg"]["pts"]["nms_thr"])
 
 
-def test_centerpoint_voxel_trains_and_predicts() -> None:
+def test_centerpoint_voxel_trains_and_predicts(device: str) -> None:
     low, high = [-6.4, -6.4, -5.0], [6.4, 6.4, 3.0]
     name = "mmdet3d::centerpoint/centerpoint_voxel01_second_secfpn_8xb4-cyclic-20e_nus-3d.py"
     model = centerpoint_config(name, low, high, [128, 128, 40])
     model["pts_middle_encoder"]["sparse_shape"] = [41, 128, 128]
-    detector, batch = build(model, "mmdet3d"), scene(low, high, columns=5, box_columns=9, classes=10)
+    detector, batch = build(model, "mmdet3d", device), scene(low, high, columns=5, box_columns=9, classes=10)
     check_training(detector, batch)
     check_boxes_3d(predict(detector, batch), model["test_cfg"]["pts"]["nms_thr"])
 
@@ -187,7 +187,7 @@ def test_centerpoint_voxel_trains_and_predicts() -> None:
         "mmdet::gfl/gfl_r50_fpn_1x_coco.py",
     ],
 )
-def test_detectors_2d_train_and_predict(name: str) -> None:
+def test_detectors_2d_train_and_predict(device: str, name: str) -> None:
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
@@ -196,7 +196,7 @@ def test_detectors_2d_train_and_predict(name: str) -> None:
     model = upstream_config(name).model.to_dict()
     model["backbone"]["init_cfg"] = None
     model["test_cfg"].update(score_thr=0.0, max_per_img=50)
-    detector = build(model, "mmdet")
+    detector = build(model, "mmdet", device)
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (3, 96, 128), generator=generator, dtype=torch.uint8) for _ in range(2)]
     samples = []

@@ -28,9 +28,9 @@ def random_scene(points: int, boxes: int) -> tuple[Tensor, Tensor]:
 
 @given(points=st.integers(0, 30), boxes=st.integers(0, 6), seed=st.integers(0, 10**6))
 @settings(max_examples=40, deadline=None)
-def test_equals_a_loop(points: int, boxes: int, seed: int) -> None:
+def test_equals_a_loop(device: str, points: int, boxes: int, seed: int) -> None:
     torch.manual_seed(seed)
-    cloud, all_boxes = random_scene(points, boxes)
+    cloud, all_boxes = (part.to(device) for part in random_scene(points, boxes))
     expected = [[is_inside(point, box) for box in all_boxes.tolist()] for point in cloud.tolist()]
     inside = points_in_boxes(cloud, all_boxes)
     assert inside.shape == (points, boxes)
@@ -55,11 +55,11 @@ def test_faces_sides_are_open_bottom_and_top_closed() -> None:
     assert points_in_boxes(points, box)[:, 0].tolist() == [False, False, True, True, False]
 
 
-def test_mmcv_entry_points() -> None:
+def test_mmcv_entry_points(device: str) -> None:
     from mmcv.ops import points_in_boxes_all, points_in_boxes_cpu, points_in_boxes_part
 
     scenes = [random_scene(50, 4) for _ in range(2)]
-    cloud, boxes = (torch.stack(parts).float() for parts in zip(*scenes))
+    cloud, boxes = (torch.stack(parts).float().to(device) for parts in zip(*scenes))
     inside = torch.stack([points_in_boxes(*scene) for scene in zip(cloud, boxes)]).int()
     assert torch.equal(points_in_boxes_all(cloud, boxes), inside)
     assert torch.equal(points_in_boxes_cpu(cloud, boxes), inside)

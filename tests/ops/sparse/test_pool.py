@@ -24,9 +24,9 @@ POOLS = [(2, None, 0, 1), (3, 2, 1, 1), (3, 1, 1, 1), (2, 1, 0, 2)]
     [(SparseMaxPool2d, F.max_pool2d, (9, 8)), (SparseMaxPool3d, F.max_pool3d, (6, 7, 8))],
 )
 def test_max_pool_equals_dense_where_empty_is_minus_infinity(
-    pool_type, dense_pool, shape, kernel_size, stride, padding, dilation, make_tensor, occupied_cells
+    device, pool_type, dense_pool, shape, kernel_size, stride, padding, dilation, make_tensor, occupied_cells
 ) -> None:
-    tensor = make_tensor(shape, requires_grad=True)
+    tensor = make_tensor(shape, requires_grad=True).to(device)
     output = pool_type(kernel_size, stride, padding, dilation)(tensor)
     filled = tensor.to_dense().masked_fill(occupied_cells(tensor) == 0, -torch.inf)
     dense = dense_pool(filled, kernel_size, stride, padding, dilation)
@@ -58,11 +58,11 @@ def test_max_pool_passes_nan_on(make_tensor) -> None:
     [(SparseAvgPool2d, F.conv2d, (9, 8)), (SparseAvgPool3d, F.conv3d, (6, 7, 8))],
 )
 def test_average_is_over_occupied_cells(
-    pool_type, dense_conv, shape, kernel_size, stride, padding, make_tensor, occupied_cells
+    device, pool_type, dense_conv, shape, kernel_size, stride, padding, make_tensor, occupied_cells
 ) -> None:
-    tensor = make_tensor(shape, channels=1, requires_grad=True)
+    tensor = make_tensor(shape, channels=1, requires_grad=True).to(device)
     output = pool_type(kernel_size, stride, padding)(tensor)
-    ones = torch.ones(1, 1, *[kernel_size] * len(shape), dtype=torch.float64)
+    ones = torch.ones(1, 1, *[kernel_size] * len(shape), dtype=torch.float64, device=device)
     options = {"stride": stride or kernel_size, "padding": padding}
     total = dense_conv(tensor.to_dense(), ones, **options)
     count = dense_conv(occupied_cells(tensor), ones, **options)
