@@ -104,6 +104,12 @@ def test_sim_detector_learns_one_batch(name: str, make_batch) -> None:
 
 
 @pytest.mark.parametrize("name", FULL)
+def test_full_detector_trains_on_the_published_boxes(name: str) -> None:
+    """Boxes with LiDAR or radar points, not those with LiDAR points alone."""
+    assert load(name).train_dataloader.dataset.dataset.dataset.use_valid_flag
+
+
+@pytest.mark.parametrize("name", FULL)
 def test_full_detector_builds(name: str) -> None:
     config = load(name)
     with torch.device("meta"):

@@ -58,6 +58,7 @@ train_dataloader = dict(
                 data_root=data_root,
                 ann_file="nuscenes_infos_train.pkl",
                 filter_empty_gt=False,
+                use_valid_flag=True,  # boxes with LiDAR or radar points, as UniDistill trains on
                 pipeline=train_pipeline,
             ),
         ),

@@ -17,6 +17,37 @@ class_names = [
 ]
 post_center_range = [-61.2, -61.2, -10.0, 61.2, 61.2, 10.0]
 
+# Of the models with cameras: ResNet-50, 256 x 704, 112 depth bins, 256 context channels.
+# The ImageNet weights are torchvision's resnet50-0676ba61.pth. Without a network, save that file anywhere and set
+# model.camera_encoder.backbone.init_cfg.checkpoint to its path (or put it into ~/.cache/torch/hub/checkpoints/).
+camera_encoder = dict(
+    type="perceptkd.CameraEncoder",
+    backbone=dict(
+        type="mmdet.ResNet",
+        depth=50,
+        frozen_stages=0,
+        norm_eval=False,
+        init_cfg=dict(type="Pretrained", checkpoint="torchvision://resnet50"),
+    ),
+    neck=dict(
+        type="mmdet3d.SECONDFPN",
+        in_channels=[256, 512, 1024, 2048],
+        out_channels=[128, 128, 128, 128],
+        upsample_strides=[0.25, 0.5, 1, 2],
+    ),
+    view_transform=dict(
+        type="perceptkd.LSSViewTransform",
+        in_channels=512,
+        out_channels=256,
+        image_size=(256, 704),
+        feature_stride=16,
+        depth_bins_m=(2.0, 58.0, 0.5),
+        point_cloud_range=point_cloud_range,
+        cell_size_m=cell_size_m,
+        align_corners=True,
+    ),
+)
+
 model = dict(
     type="perceptkd.BEVDetector",
     point_cloud_range=point_cloud_range,
