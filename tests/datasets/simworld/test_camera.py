@@ -6,9 +6,11 @@ import pytest
 
 from perceptkd.datasets.simworld import CAMERAS, LIDAR, RIG, CameraFrame, LidarSweep, Scene, render_camera
 from perceptkd.datasets.simworld.semantics import ROAD, SEMANTICS, SKY
+from perceptkd.datasets.simworld.writers.nuscenes_annotations import AgentShapes
 
 INSTANT = 6.0
 SMALL = (400, 225)
+SOLID = ("vehicle.car", "vehicle.truck", "vehicle.bus.rigid")
 CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) / 2
 
 
@@ -28,6 +30,18 @@ def unproject(scene: Scene, name: str, frame: CameraFrame, mask: np.ndarray) -> 
 
 def visible(scene: Scene, frame: CameraFrame, least: int) -> list:
     return [agent for agent in scene.agents if (frame.instance == agent.instance_id).sum() >= least]
+
+
+def projected_box(scene: Scene, name: str, agent) -> np.ndarray | None:
+    """Outline [N, 1, 2] of an agent's box in pixels; None where a corner is not well before the camera."""
+    width, length, height = agent.size_wlh
+    box, pose = agent.pose(INSTANT).matrix, camera_pose(scene, name)
+    corners = (CORNERS * [length, width, height]) @ box[:3, :3].T + box[:3, 3]
+    local = (corners - pose[:3, 3]) @ pose[:3, :3]
+    if local[:, 2].min() < 0.5:
+        return None
+    projected = (local @ RIG[name].intrinsics_at(SMALL).T)[:, :2] / local[:, 2:]
+    return cv2.convexHull(projected.astype(np.float32))
 
 
 def test_frames_have_the_promised_types(frames: dict[str, CameraFrame]) -> None:
@@ -65,21 +79,35 @@ def test_two_cameras_that_see_one_object_agree(scene: Scene, frames: dict[str, C
 
 @pytest.mark.parametrize("name", ["CAM_FRONT", "CAM_BACK"])
 def test_projected_boxes_cover_the_masks(scene: Scene, frames: dict[str, CameraFrame], name: str) -> None:
-    pose, k = camera_pose(scene, name), RIG[name].intrinsics_at(SMALL)
     checked = 0
     for agent in visible(scene, frames[name], 4):
-        width, length, height = agent.size_wlh
-        box = agent.pose(INSTANT).matrix
-        corners = (CORNERS * [length, width, height]) @ box[:3, :3].T + box[:3, 3]
-        local = (corners - pose[:3, 3]) @ pose[:3, :3]
-        if local[:, 2].min() < 0.5:
+        hull = projected_box(scene, name, agent)
+        if hull is None:
             continue
-        projected = (local @ k.T)[:, :2] / local[:, 2:]
-        hull = cv2.convexHull(projected.astype(np.float32))
         rows, columns = np.nonzero(frames[name].instance == agent.instance_id)
         inside = [cv2.pointPolygonTest(hull, (c + 0.5, r + 0.5), True) for r, c in zip(rows.tolist(), columns.tolist())]
         assert min(inside) > -0.51
         checked += 1
+    assert checked >= 3
+
+
+@pytest.mark.parametrize("name", ["CAM_FRONT", "CAM_BACK"])
+def test_masks_of_solid_objects_fill_their_projected_boxes(
+    scene: Scene, frames: dict[str, CameraFrame], name: str
+) -> None:
+    """Boxes are no larger than their objects, where all of one is in the picture and nothing stands before it."""
+    shapes, camera = AgentShapes(scene.agents), camera_pose(scene, name)
+    poses, intrinsics = scene.agent_poses(INSTANT), RIG[name].intrinsics_at(SMALL)
+    unoccluded = shapes.count_pixels(poses, camera=camera, intrinsics=intrinsics, size=SMALL)
+    checked = 0
+    for agent in visible(scene, frames[name], 40):
+        seen = (frames[name].instance == agent.instance_id).sum()
+        hull = projected_box(scene, name, agent)
+        if hull is None or agent.category not in SOLID or seen < 0.98 * unoccluded[agent.instance_id - 1]:
+            continue
+        if hull.min() >= 0 and (hull.max((0, 1)) <= SMALL).all():
+            assert seen > 0.7 * cv2.contourArea(hull)
+            checked += 1
     assert checked >= 3
 
 

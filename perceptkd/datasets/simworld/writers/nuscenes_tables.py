@@ -50,7 +50,6 @@ ATTRIBUTES = (
 VISIBILITY_SHARES = (0.4, 0.6, 0.8)
 VISIBILITY_LEVELS = ("v0-40", "v40-60", "v60-80", "v80-100")
 
-STATIC_TABLES = ("category", "attribute", "visibility", "sensor")
 SCENE_TABLES = (
     "log",
     "map",

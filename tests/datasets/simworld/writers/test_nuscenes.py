@@ -119,6 +119,16 @@ def test_num_lidar_pts_equals_the_points_inside(tables):
     assert sum(count > 0 for count in stored) > 20
 
 
+def test_boxes_have_the_size_of_their_objects(tables):
+    """A box too large would still hold its points and its mask."""
+    for sample in tables.sample[::3]:
+        scene = scene_of(tables, sample)
+        agents = {agent.instance_id: agent for agent in scene.agents}
+        for token in sample["anns"]:
+            agent = agents[instance_of(tables, token, agents, scene)]
+            assert tables.get("sample_annotation", token)["size"] == pytest.approx(agent.size_wlh, abs=1e-3)
+
+
 def test_boxes_project_onto_their_instance_masks(tables):
     checked = 0
     for sample in tables.sample[::3]:
