@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from measure import Row, paired_row, single_row, time_ms, write_results
 
+from perceptkd.core.optional import require
 from perceptkd.engine.backends import backends
 from perceptkd.ops.voxelize import dynamic_voxelize, hard_voxelize
 
@@ -48,10 +49,12 @@ def load_points(path: Path) -> torch.Tensor:
 
 def against_spconv(points: torch.Tensor, max_points: int) -> Row:
     """One paired row; raises when the voxels differ."""
-    from cumm import tensorview
-    from spconv.utils import Point2VoxelCPU3d
+    spconv_utils = require("spconv.utils", package="spconv==2.3.8")
+    from cumm import tensorview  # which spconv depends on
 
-    generator = Point2VoxelCPU3d(list(VOXEL_SIZE_M), list(RANGE_M), points.shape[1], MAX_VOXELS, max_points)
+    generator = spconv_utils.Point2VoxelCPU3d(
+        list(VOXEL_SIZE_M), list(RANGE_M), points.shape[1], MAX_VOXELS, max_points
+    )
     view = tensorview.from_numpy(points.numpy())
 
     def ours() -> tuple[torch.Tensor, ...]:

@@ -9,6 +9,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import random
 from collections import OrderedDict
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,11 +21,23 @@ from mmengine.registry import DefaultScope
 import perceptkd.compat  # noqa: F401  (tests import mmdet3d in any order)
 
 SLOW_SHARE = 0.5
+SLOW_SEED_VARIABLE = "PERCEPTKD_SLOW_SEED"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", choices=("all", "sample", "none"), default="sample", help="which slow tests to run")
-    parser.addoption("--slow-seed", type=int, default=0, help="chooses the sample of slow tests")
+    parser.addoption("--slow-seed", type=int, help="chooses the sample of slow tests (default: another one every day)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the seed once: the processes of xdist inherit it, so that they run the same sample after midnight."""
+    if config.option.slow_seed is None:
+        config.option.slow_seed = int(os.environ.setdefault(SLOW_SEED_VARIABLE, str(date.today().toordinal())))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """What repeats this run's choice of slow tests."""
+    return f"slow tests: --slow={config.option.slow} --slow-seed={config.option.slow_seed}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -34,12 +47,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
     slow = sorted((item for item in items if "slow" in item.keywords), key=lambda item: item.nodeid)
-    mode = config.getoption("--slow")
+    mode, seed = config.option.slow, config.option.slow_seed
     share = {"all": 1.0, "sample": SLOW_SHARE, "none": 0.0}[mode]
-    chosen = random.Random(config.getoption("--slow-seed")).sample(slow, round(len(slow) * share))
+    chosen = random.Random(seed).sample(slow, round(len(slow) * share))
+    reason = f"slow, and not in the sample (--slow={mode} --slow-seed={seed}; --slow=all runs it)"
     for item in slow:
         if item not in chosen:
-            item.add_marker(pytest.mark.skip(reason=f"slow, and not in the sample (--slow={mode}; --slow=all runs it)"))
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +69,12 @@ def without_default_scope() -> Iterator[None]:
     """No test sees the default scope that an earlier one's config set for its process."""
     with patch.object(DefaultScope, "_instance_dict", OrderedDict()):
         yield
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Every kind of device that the test must pass on."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,11 @@ from mmengine.config import Config, DictAction
 from perceptkd.core.align import AlignError
 from perceptkd.core.cache import CacheError
 from perceptkd.core.checkpoint import CheckpointError
-from perceptkd.core.geometry import GeometryError
+from perceptkd.core.errors import InputError
 from perceptkd.core.tap_spec import TapError
 from perceptkd.engine.atomic import WriteError
 from perceptkd.engine.distributed import leave_processes
+from perceptkd.registry import SCOPE
 
 USER_ERROR_STATUS = 2
 DEFAULT_WORK_DIRS = Path("work_dirs")
@@ -29,19 +30,19 @@ WORLDS = {
 }
 
 
-class UserError(Exception):
-    """Something the user can put right; the message says how."""
+class UserError(InputError):
+    """Something that a command was asked for and cannot do; the message says what to change."""
 
 
 #: Errors whose message is for the user. All others are faults of ours and keep their traceback.
 USER_ERRORS = (
-    UserError,
+    InputError,
     WriteError,
     FileNotFoundError,
     ImportError,
+    FloatingPointError,
     CheckpointError,
     TapError,
-    GeometryError,
     AlignError,
     CacheError,
 )
@@ -96,6 +97,8 @@ def run_command(command: Callable[[Sequence[str] | None], int | None], arguments
     try:
         return command(arguments) or 0
     except USER_ERRORS as error:
+        if isinstance(error, ImportError) and (error.name or "").split(".")[0] == SCOPE:
+            raise  # a name that is missing in this package is a fault of ours
         print(f"error: {explain(error)}", file=sys.stderr)
         return USER_ERROR_STATUS
     finally:
@@ -106,7 +109,16 @@ def explain(error: BaseException) -> str:
     """One sentence about an error; for a missing file, with how to get it."""
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         return describe_missing(str(error.filename))
-    return str(error)
+    return own_message(error)
+
+
+def own_message(error: BaseException) -> str:
+    """An error's message as it was raised: a data loader puts the traceback of its worker into it."""
+    message, kind = str(error), type(error)
+    if not message.startswith(f"Caught {kind.__name__} in "):
+        return message
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return message.rpartition(f"\n{name}: ")[2].strip()
 
 
 def describe_missing(path: str) -> str:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from torch import Tensor
 
 from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, run_command
-from perceptkd.cli.test import evaluate
-from perceptkd.cli.train import read_config
+from perceptkd.cli.test import evaluation_config
+from perceptkd.cli.train import build_runner, read_config
 from perceptkd.core.checkpoint import LoadReport, find_checkpoint, load_teacher_weights
 from perceptkd.core.source import build_model, load_config, read_model_source
 from perceptkd.core.teacher_config import TeacherConfig
-from perceptkd.engine.checkpoints import recorded_metrics
+from perceptkd.engine.checkpoints import METRICS_FILE, recorded_metrics
 from perceptkd.engine.student import is_distillation
 
 #: A metric this share below the recorded one is reported as worse: other hardware rounds differently.
@@ -27,14 +28,14 @@ class TeacherCheck:
 
     Attributes:
         name: Its name in the config.
-        checkpoint: The file its weights are in.
+        checkpoint: The file its weights are in, or their address.
         report: How the file's keys fit.
         measured: Its metrics now; empty if it was not evaluated.
         recorded: Its metrics in ``metrics.json``; None if none are recorded.
     """
 
     name: str
-    checkpoint: Path
+    checkpoint: Path | str
     report: LoadReport
     measured: Mapping[str, float]
     recorded: Mapping[str, float] | None
@@ -49,7 +50,7 @@ class TeacherCheck:
         """The report as it is printed."""
         lines = [f"teacher '{self.name}': {self.checkpoint}", f"  {self.report}"]
         if self.measured and self.recorded is None:
-            lines.append(f"  no metrics are recorded in {self.checkpoint.parent / 'metrics.json'}")
+            lines.append(f"  no metrics are recorded in a {METRICS_FILE} beside it")
         if self.measured:
             lines.append(f"  {'metric':<32} {'measured':>10} {'recorded':>10}")
         for key, value in self.measured.items():
@@ -63,10 +64,11 @@ def check_teacher(config: Config, name: str, *, evaluation: bool = True, work_di
     """Load one teacher of a distillation config, and evaluate it on the validation data of its own config.
 
     Raises:
-        CheckpointError: More than 1 % of its keys do not fit.
+        CheckpointError: More than 1 % of its keys do not fit, and its options do not allow that.
+        InputError: Its options are wrong.
         UserError: It is not loaded from a checkpoint, or its config cannot evaluate.
     """
-    options = TeacherConfig(**config.model.teachers[name])
+    options = TeacherConfig.parse(name, config.model.teachers[name])
     if options.checkpoint is None:
         raise UserError(f"teacher '{name}' (role '{options.role}') has no checkpoint to check")
     source = read_model_source(options.config)
@@ -79,8 +81,16 @@ def check_teacher(config: Config, name: str, *, evaluation: bool = True, work_di
         own = load_config(options.config)
         if own.get("val_dataloader") is None:
             raise UserError(f"teacher '{name}' has no validation data: name its config by path, or pass --no-eval")
-        measured = evaluate(own, path, stage="val", work_dir=work_dir)
+        measured = evaluate_weights(own, model.state_dict(), work_dir=work_dir)
     return TeacherCheck(name, path, report, measured, recorded_metrics(path))
+
+
+def evaluate_weights(config: Config, weights: Mapping[str, Tensor], *, work_dir: str | None) -> dict[str, float]:
+    """Metrics on the config's validation data of weights that are loaded already, in whatever form they were stored."""
+    plain = evaluation_config(read_config(config, work_dir=work_dir), stage="val")
+    runner = build_runner(plain, stages=("test",), launcher="none")
+    runner.model.load_state_dict(weights)
+    return runner.test()
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

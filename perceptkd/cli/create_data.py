@@ -2,9 +2,11 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from perceptkd.cli.arguments import UserError, run_command
 
 FORMATS = ("nuscenes",)
 DEFAULT_SPLITS = {"train": 16, "tune": 6, "report": 6}
@@ -72,6 +74,23 @@ def create_simworld(arguments: argparse.Namespace) -> list[Path]:
     """Writes the simulated data set; returns its info files."""
     from perceptkd.datasets.nuscenes_infos import info_path
     from perceptkd.datasets.simworld.writers.nuscenes import write_nuscenes_world
+    from perceptkd.datasets.simworld.writers.plan import WorldError
+
+    root = arguments.out / arguments.format
+    try:
+        plan = plan_world(arguments)
+        write_nuscenes_world(plan, root, workers=arguments.workers, overwrite=arguments.overwrite)
+    except WorldError as error:
+        raise UserError(str(error)) from error
+    return [info_path(root, split) for split, names in plan.splits.items() if names]
+
+
+def plan_world(arguments: argparse.Namespace) -> Any:
+    """The ``WorldPlan`` that the options ask for.
+
+    Raises:
+        WorldError: They do not go together, or no scene can have these sizes.
+    """
     from perceptkd.datasets.simworld.writers.plan import MINI, TRAINVAL, WorldError, plan_mini, plan_trainval
 
     version = arguments.version or (TRAINVAL if arguments.splits else MINI)
@@ -89,9 +108,11 @@ def create_simworld(arguments: argparse.Namespace) -> list[Path]:
         if arguments.scenes is not None:
             raise WorldError(f"--scenes is for {MINI}: say how many scenes each split has, as in --splits train=16")
         plan = plan_trainval(dict(arguments.splits or DEFAULT_SPLITS.items()), **sizes)
-    root = arguments.out / arguments.format
-    write_nuscenes_world(plan, root, workers=arguments.workers, overwrite=arguments.overwrite)
-    return [info_path(root, split) for split, names in plan.splits.items() if names]
+    try:
+        plan.scenes()
+    except ValueError as error:
+        raise WorldError(str(error)) from error
+    return plan
 
 
 def create_nuscenes(arguments: argparse.Namespace) -> list[Path]:
@@ -101,14 +122,12 @@ def create_nuscenes(arguments: argparse.Namespace) -> list[Path]:
     return list(create_nuscenes_infos(arguments.root, arguments.version, max_sweeps=arguments.max_sweeps).values())
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; what the user can mend ends in one sentence and exit status 1."""
+def command(argv: Sequence[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
     create = create_simworld if arguments.kind == "simworld" else create_nuscenes
-    try:
-        for path in create(arguments):
-            print(path)
-    except (OSError, RuntimeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    for path in create(arguments):
+        print(path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(command, argv)

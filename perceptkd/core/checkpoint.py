@@ -68,8 +68,8 @@ def load_teacher_weights(
     Raises:
         CheckpointError: The file cannot be read, or does not fit. The keys (and for wrong widths the shapes) are named.
     """
-    state = _find_state_dict(read_checkpoint(path), path)
-    prefix = _find_prefix(state, set(model.state_dict()))
+    state = find_state_dict(read_checkpoint(path), path)
+    prefix = find_prefix(state, set(model.state_dict()))
     report = _load(model, state, prefix)
     if report.bad_share > TOLERATED_SHARE and not allow_partial:
         raise CheckpointError(
@@ -117,18 +117,26 @@ def training_hint(*, stem: str, config: str | None) -> str:
     return f"Put the file there, or train it: {command}"
 
 
-def _find_state_dict(checkpoint: Any, path: str | Path) -> Mapping[str, Any]:
-    for key in STATE_KEYS:
-        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
-            checkpoint = checkpoint[key]
-            break
-    if not isinstance(checkpoint, Mapping) or not any(isinstance(value, Tensor) for value in checkpoint.values()):
+def find_state_dict(checkpoint: Any, path: str | Path) -> Mapping[str, Any]:
+    """The weights in a checkpoint, with whatever prefix they have.
+
+    Args:
+        checkpoint: What :func:`read_checkpoint` returned.
+        path: Where it was read from, for the message.
+
+    Raises:
+        CheckpointError: There are none.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
+    state = next((checkpoint[key] for key in STATE_KEYS if isinstance(checkpoint.get(key), Mapping)), checkpoint)
+    if not any(isinstance(value, Tensor) for value in state.values()):
         places = ", ".join(STATE_KEYS)
         raise CheckpointError(f"The checkpoint {path} holds no weights: none of {places} is a dict of tensors")
-    return checkpoint
+    return state
 
 
-def _find_prefix(state: Mapping[str, Any], wanted: set[str]) -> str:
+def find_prefix(state: Mapping[str, Any], wanted: set[str]) -> str:
     """The wrapper's prefix under which most keys are the model's, the shortest of equals."""
 
     def hits(prefix: str) -> int:

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from perceptkd.core.errors import InputError
 from perceptkd.core.tap import Extent, Tap, TapSpec, map_tensors
 
 #: Extents that differ by less, in metres, are the same.
 TOLERANCE_M = 1e-3
 
 
-class GeometryError(ValueError):
+class GeometryError(InputError):
     """Two BEV maps that cannot be compared cell by cell."""
 
 
@@ -81,7 +82,8 @@ def check_pair(alias: str, student: TapSpec, teacher: TapSpec, *, layout_aware: 
         alias: Their common name, for the message.
         student: The student's tap, geometry filled in.
         teacher: The teacher's.
-        layout_aware: The method works in metres or aligns the maps itself, so that layouts only need to be declared.
+        layout_aware: The method works in metres or aligns the maps itself, so that layouts and extents only need to be
+            declared.
     """
     layouts = {None if spec.layout == "image" else spec.layout for spec in (student, teacher)}
     if len(layouts) > 1 and (None in layouts or not layout_aware):
@@ -89,7 +91,14 @@ def check_pair(alias: str, student: TapSpec, teacher: TapSpec, *, layout_aware: 
             f"'{alias}' pairs BEV maps of layout {student.layout} (student, '{student}') and {teacher.layout} "
             f"(teacher, '{teacher}'). Declare both layouts, and use a method that aligns them (canonical_bev)."
         )
-    if student.extent and teacher.extent and not (layout_aware or same_extent(student.extent, teacher.extent)):
+    known = student.extent is not None
+    if known is (teacher.extent is None):
+        with_extent, without = ("student", "teacher") if known else ("teacher", "student")
+        raise GeometryError(
+            f"'{alias}': the extent of the {with_extent}'s map is known, that of the {without}'s is not. Give its tap "
+            "extent=(x0, y0, x1, y1) in metres, or the model bev_geometry=dict(layout=..., extent=...)"
+        )
+    if not layout_aware and not same_extent(student.extent, teacher.extent):
         raise GeometryError(_extent_message(alias, student, teacher))
 
 

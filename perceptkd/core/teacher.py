@@ -18,6 +18,7 @@ from perceptkd.core.batch import batch_size, input_size
 from perceptkd.core.cache import TeacherCache
 from perceptkd.core.cache_key import build_fingerprint, sample_keys
 from perceptkd.core.checkpoint import find_checkpoint, load_teacher_weights, training_hint
+from perceptkd.core.errors import InputError
 from perceptkd.core.source import build_model, read_model_source
 from perceptkd.core.tap import ForwardStopped, Tap, TapCollector, TapError, TapSpec
 from perceptkd.core.teacher_config import TeacherConfig
@@ -184,17 +185,14 @@ Teacher = FrozenTeacher | CachedTeacher
 
 def build_teacher(name: str, options: Mapping[str, Any], taps: Mapping[str, TapSpec], *, student: nn.Module) -> Teacher:
     """Build, load and check the teacher a config describes."""
-    try:
-        config = TeacherConfig(**options)
-    except TypeError as error:
-        raise ValueError(f"Teacher '{name}': {error}") from error
+    config = TeacherConfig.parse(name, options)
     if config.role == "ema":
         return EMATeacher(name, student, taps, config=config)
     if isinstance(config.config, nn.Module):
         return FrozenTeacher(name, config.config, taps, config=config)
     source = read_model_source(config.config)
     if config.checkpoint is None and not config.allow_random:
-        raise ValueError(
+        raise InputError(
             f"Teacher '{name}' has no checkpoint=, and a random teacher teaches nothing. "
             f"{training_hint(stem=source.stem, config=source.path)}. allow_random=True uses random weights."
         )

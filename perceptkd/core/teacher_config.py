@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from perceptkd.core.errors import InputError
+
 ROLES = ("frozen", "ema", "peer", "cached")
 
 
@@ -40,6 +42,18 @@ class TeacherConfig:
     momentum: float = 0.999
     cache: str | None = None
 
+    @classmethod
+    def parse(cls, name: str, options: Mapping[str, Any]) -> "TeacherConfig":
+        """Read the options of the teacher ``name``.
+
+        Raises:
+            InputError: An option is unknown or has a value that is not allowed.
+        """
+        try:
+            return cls(**options)
+        except TypeError as error:
+            raise InputError(f"Teacher '{name}': {error}") from error
+
     def __post_init__(self) -> None:
         for key, allowed in (
             ("role", ROLES),
@@ -47,17 +61,17 @@ class TeacherConfig:
             ("forward_mode", ("predict", "loss", "tensor")),
         ):
             if getattr(self, key) not in allowed:
-                raise ValueError(f"A teacher's {key} must be one of {', '.join(allowed)}; got {getattr(self, key)!r}")
+                raise InputError(f"A teacher's {key} must be one of {', '.join(allowed)}; got {getattr(self, key)!r}")
         if self.compile and not self.stop_early:
-            raise ValueError("A compiled teacher stops at its deepest tap: compile needs stop_early=True")
+            raise InputError("A compiled teacher stops at its deepest tap: compile needs stop_early=True")
         if self.role == "peer":
-            raise ValueError(
+            raise InputError(
                 "role='peer' is not available: peers train jointly, which needs the peer's losses and weights in the "
                 "student's optimiser. Use role='frozen' or 'ema'."
             )
         if self.role in ("frozen", "cached") and self.config is None:
-            raise ValueError(f"A teacher of role '{self.role}' needs config=")
+            raise InputError(f"A teacher of role '{self.role}' needs config=")
         if self.role == "cached" and self.cache is None:
-            raise ValueError(
+            raise InputError(
                 "A teacher of role 'cached' needs cache=, the folder write_cache filled (perceptkd.core.cache_writer)"
             )

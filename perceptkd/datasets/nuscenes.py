@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from mmdet3d.datasets import NuScenesDataset as UpstreamNuScenesDataset
 
+from perceptkd.core.errors import InputError
 from perceptkd.datasets.nuscenes_infos import CAMERAS, CLASSES, LIDAR
 from perceptkd.registry import DATASETS
 
@@ -29,7 +30,8 @@ DATA_PREFIX = {
 class NuScenesDataset(UpstreamNuScenesDataset):
     """The ten nuScenes classes from info files; everything not named here is mmdet3d's ``NuScenesDataset``.
 
-    Boxes of other categories (label -1) are dropped, and, as upstream, boxes without LiDAR points.
+    Boxes of other categories (label -1) are dropped, and, as upstream, boxes without LiDAR points, or, with
+    ``use_valid_flag=True``, boxes without LiDAR and radar points.
 
     Args:
         data_root: nuScenes folder, with ``samples/`` and ``sweeps/``.
@@ -69,9 +71,9 @@ class NuScenesDataset(UpstreamNuScenesDataset):
         try:
             records = super().load_data_list()
         except (pickle.UnpicklingError, EOFError) as error:
-            raise ValueError(f"info file {path} is truncated or no pickle ({error}): {HOW_TO_MAKE_INFOS}") from error
+            raise InputError(f"info file {path} is truncated or no pickle ({error}): {HOW_TO_MAKE_INFOS}") from error
         except KeyError as error:
-            raise ValueError(f"info file {path} has a record without {error}: {HOW_TO_MAKE_INFOS}") from error
+            raise InputError(f"info file {path} has a record without {error}: {HOW_TO_MAKE_INFOS}") from error
         check_categories(self.metainfo, path)
         return records
 
@@ -84,7 +86,7 @@ class NuScenesDataset(UpstreamNuScenesDataset):
         """Boxes [N, 9] and labels [N] of a record; a NaN or infinite box is an error."""
         annotations = super().parse_ann_info(info)
         if not np.isfinite(annotations["gt_bboxes_3d"].tensor.numpy()).all():
-            raise ValueError(f"sample {info['token']}: a ground truth box is not finite; {HOW_TO_MAKE_INFOS}")
+            raise InputError(f"sample {info['token']}: a ground truth box is not finite; {HOW_TO_MAKE_INFOS}")
         return annotations
 
 
@@ -95,7 +97,7 @@ def check_classes(classes: Sequence[str]) -> None:
     """
     known = [name for name in CLASSES if name in classes]
     if list(classes) != known:
-        raise ValueError(
+        raise InputError(
             f"classes {list(classes)} are not nuScenes classes in their order; that order is {list(CLASSES)}, "
             f"so these would be {known}"
         )
@@ -105,10 +107,10 @@ def check_categories(metainfo: Mapping[str, Any], path: Path) -> None:
     """Raises unless the labels in an info file mean the classes that this dataset takes them for."""
     categories = metainfo.get("categories")
     if not isinstance(categories, Mapping):
-        raise ValueError(f"info file {path} does not name its categories: {HOW_TO_MAKE_INFOS}")
+        raise InputError(f"info file {path} does not name its categories: {HOW_TO_MAKE_INFOS}")
     found = sorted((label, name) for name, label in categories.items() if label >= 0)
     if found != list(enumerate(CLASSES)):
-        raise ValueError(
+        raise InputError(
             f"info file {path} numbers its classes {[name for _, name in found]}, this dataset {list(CLASSES)}; "
             f"with another order every label would be wrong: {HOW_TO_MAKE_INFOS}"
         )

@@ -20,6 +20,7 @@ from nuscenes.utils.splits import get_scenes_of_split
 from pyquaternion import Quaternion
 from tqdm import tqdm
 
+from perceptkd.core.errors import InputError
 from perceptkd.engine.atomic import atomic_path
 
 #: nuScenes' ten detection classes; a label is an index into this tuple.
@@ -57,14 +58,17 @@ def info_path(dataroot: str | Path, split: str) -> Path:
 
 
 def load_tables(dataroot: str | Path, version: str) -> NuScenes:
-    """Loads the tables with the official devkit; a missing table ends in an error that names its path."""
+    """Loads the tables with the official devkit; a missing or cut one ends in an error that names the path."""
     folder = Path(dataroot) / version
     if not (folder / "sample_data.json").is_file():
         raise FileNotFoundError(
             f"no nuScenes tables in {folder}: unpack {version} of nuScenes there, or write a simulated one with "
             "`python tools/create_data.py simworld --out data/simworld`"
         )
-    return NuScenes(version=version, dataroot=str(dataroot), verbose=False)
+    try:
+        return NuScenes(version=version, dataroot=str(dataroot), verbose=False)
+    except json.JSONDecodeError as error:
+        raise InputError(f"a table in {folder} is truncated or no JSON ({error}): unpack {version} again") from error
 
 
 def create_nuscenes_infos(
@@ -97,7 +101,7 @@ def create_nuscenes_infos(
     for split in splits:
         samples = [s for scene in sorted(get_scenes_of_split(split, tables)) for s in samples_by_scene.get(scene, [])]
         if not samples:
-            raise ValueError(f"split {split!r} has no sample in {tables.dataroot} ({version})")
+            raise InputError(f"split {split!r} has no sample in {tables.dataroot} ({version})")
         records = [
             collect_info(tables, sample, index=index, max_sweeps=max_sweeps)
             for index, sample in enumerate(tqdm(samples, desc=f"infos of {split}", unit="frame"))
@@ -211,7 +215,7 @@ def _splits_of(tables: NuScenes) -> tuple[str, ...]:
     if custom.is_file():
         return tuple(json.loads(custom.read_text()))
     if tables.version not in DEFAULT_SPLITS:
-        raise ValueError(f"unknown version {tables.version!r}: use one of {', '.join(DEFAULT_SPLITS)}")
+        raise InputError(f"unknown version {tables.version!r}: use one of {', '.join(DEFAULT_SPLITS)}")
     return DEFAULT_SPLITS[tables.version]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from perceptkd.core.checkpoint import CheckpointError, read_checkpoint
+from perceptkd.core.checkpoint import CheckpointError, find_prefix, find_state_dict, read_checkpoint
 from perceptkd.engine.atomic import write_text
 
 STUDENT_PREFIX = "student."
@@ -46,15 +46,6 @@ def check_checkpoint(path: Path | str, *, folder: Path | str | None = None) -> P
     raise CheckpointError(f"checkpoint {path} {problem}; {advice}")
 
 
-def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The student's weights and the meta of any checkpoint of ours, of MMEngine's, or of bare weights."""
-    checkpoint = read_checkpoint(check_checkpoint(path))
-    if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
-    weights = {k.removeprefix("module."): v for k, v in checkpoint.get("state_dict", checkpoint).items()}
-    return student_state_dict(weights), dict(checkpoint.get("meta", {}))
-
-
 def student_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The student's weights without prefix, from a checkpoint of ``DistillModel`` or of the student alone.
 
@@ -68,11 +59,16 @@ def student_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_student(model: nn.Module, path: Path | str) -> dict[str, Any]:
     """Load any checkpoint's student weights strictly into the plain student model; returns the checkpoint's meta.
 
+    Weights are found wherever a teacher's are (:func:`perceptkd.core.checkpoint.load_teacher_weights`), but all of them
+    have to fit.
+
     Raises:
         CheckpointError: Keys are missing, unexpected, or of another shape; the first five of each are named.
     """
-    weights, meta = read_weights(path)
-    own = model.state_dict()
+    checkpoint = read_checkpoint(check_checkpoint(path))
+    state, own = find_state_dict(checkpoint, path), model.state_dict()
+    prefix = find_prefix(state, set(own))
+    weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     problems = {
         "missing": own.keys() - weights.keys(),
         "unexpected": weights.keys() - own.keys(),
@@ -82,7 +78,7 @@ def load_student(model: nn.Module, path: Path | str) -> dict[str, Any]:
     if found:
         raise CheckpointError(f"{path} does not fit this config's model ({'; '.join(found)})")
     model.load_state_dict(weights)
-    return meta
+    return dict(checkpoint.get("meta", {}))
 
 
 def record_metrics(checkpoint: Path | str, metrics: Mapping[str, float]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from torch.utils.data import DataLoader, Dataset
 
 from perceptkd.cli.arguments import (
     WORLDS,
@@ -15,6 +16,9 @@ from perceptkd.cli.arguments import (
     describe_missing,
     run_command,
 )
+from perceptkd.core.errors import InputError
+from perceptkd.core.geometry import GeometryError
+from perceptkd.core.tap import TapError
 
 
 def raising(error: Exception):
@@ -28,6 +32,9 @@ def raising(error: Exception):
     ("error", "sentence"),
     [
         (UserError("weights must be positive"), "error: weights must be positive\n"),
+        (InputError("sample 3 holds NaN"), "error: sample 3 holds NaN\n"),
+        (GeometryError("declare layout="), "error: declare layout=\n"),
+        (FloatingPointError("the term is NaN"), "error: the term is NaN\n"),
         (ImportError('run "pip install wandb"'), 'error: run "pip install wandb"\n'),
         (
             FileNotFoundError(2, "No such file", "data/simworld/nuscenes/x.pkl"),
@@ -51,9 +58,50 @@ def test_worlds_are_written_as_the_configs_and_the_documentation_say(repository:
     assert describe_missing(other) == f"{other} does not exist"
 
 
-def test_faults_of_ours_are_not_hidden() -> None:
-    with pytest.raises(ZeroDivisionError):
-        run_command(raising(ZeroDivisionError()))
+class BadSample(Dataset):
+    """Its only sample cannot be loaded."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        try:
+            raise KeyError("what the sentence was made of")
+        except KeyError as cause:
+            raise self.error from cause
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("sample 3: 2 points are NaN"),
+        InputError("two lines:\n  the second"),
+        FileNotFoundError("image 3.jpg is missing; restore it"),
+        TapError("the tap did not fire"),
+    ],
+)
+def test_an_error_in_a_worker_of_a_data_loader_is_the_same_sentence(
+    capsys: pytest.CaptureFixture, error: Exception
+) -> None:
+    assert run_command(lambda arguments: list(DataLoader(BadSample(error), num_workers=1))) == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError(),
+        ValueError("not for users"),
+        RuntimeError("nor this"),
+        ImportError("cannot import name 'gone'", name="perceptkd.core.tap"),
+    ],
+)
+def test_faults_of_ours_are_not_hidden(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        run_command(raising(error))
 
 
 def test_status_is_passed_on() -> None:

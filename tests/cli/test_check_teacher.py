@@ -48,6 +48,72 @@ def test_without_a_record(tiny_folder: Path, teacher_copy: Path, capsys: pytest.
     assert "no metrics are recorded in" in capsys.readouterr().out
 
 
+def without_a_key(state: dict) -> dict:
+    """Less than 1 % of the keys are missing, which training tolerates."""
+    return {key: value for key, value in state.items() if key != "neck.fpn_convs.0.conv.bias"}
+
+
+FORMS = {
+    "bare": lambda state: state,
+    "model": lambda state: {"model": state},
+    "model_state": lambda state: {"model_state": state},
+    "lightning": lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}, "epoch": 1},
+    "ddp": lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+    "one key is missing": lambda state: {"state_dict": without_a_key(state)},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_whatever_training_loads_is_evaluated(
+    tiny_folder: Path, teacher_copy: Path, capsys: pytest.CaptureFixture, form: str
+) -> None:
+    torch.save(FORMS[form](torch.load(teacher_copy, weights_only=False)["state_dict"]), teacher_copy)
+    status = check(tiny_folder, teacher_copy)
+    out = capsys.readouterr().out
+    assert "coco/bbox_mAP_50" in out
+    if form == "one key is missing":
+        assert "1 missing: neck.fpn_convs.0.conv.bias" in out
+    else:
+        assert status == 0
+
+
+def test_a_partial_teacher_is_evaluated_where_the_config_allows_it(
+    tiny_folder: Path, teacher_copy: Path, capsys: pytest.CaptureFixture
+) -> None:
+    checkpoint = torch.load(teacher_copy, weights_only=False)
+    kept = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith("neck.")}
+    torch.save({**checkpoint, "state_dict": kept}, teacher_copy)
+    assert check(tiny_folder, teacher_copy) == 2
+    check_partial = [f"model.teachers.big.{key}" for key in (f"checkpoint={teacher_copy}", "allow_partial=True")]
+    work_dir = str(teacher_copy.parent / "log")
+    main([str(tiny_folder / "distill.py"), "--work-dir", work_dir, "--cfg-options", *check_partial])
+    assert "coco/bbox_mAP_50" in capsys.readouterr().out
+
+
+def test_a_teacher_at_an_address(
+    tiny_folder: Path, teacher_copy: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(path: str, map_location: str) -> dict:
+        assert path == "https://example.org/teacher.pth"
+        return torch.load(teacher_copy, weights_only=False)
+
+    monkeypatch.setattr("perceptkd.core.checkpoint.CheckpointLoader.load_checkpoint", download)
+    address = "model.teachers.big.checkpoint=https://example.org/teacher.pth"
+    work_dir = str(teacher_copy.parent / "log")
+    assert main([str(tiny_folder / "distill.py"), "--work-dir", work_dir, "--cfg-options", address]) == 0
+    out = capsys.readouterr().out
+    assert "teacher 'big': https://example.org/teacher.pth" in out
+    assert "no metrics are recorded in" in out
+
+
+def test_an_unknown_option_of_a_teacher_is_one_sentence(
+    tiny_folder: Path, teacher_copy: Path, capsys: pytest.CaptureFixture
+) -> None:
+    option = "model.teachers.big.checkpont=x.pth"
+    assert main([str(tiny_folder / "distill.py"), "--cfg-options", option]) == 2
+    assert "Teacher 'big': " in capsys.readouterr().err
+
+
 def test_missing_keys_stop_it_and_are_named(
     tiny_folder: Path, teacher_copy: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -60,7 +60,7 @@ def test_lost_info_files_are_made_again(tmp_path):
 )
 def test_what_the_user_can_mend_is_one_sentence(tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
-    assert main(options) == 1
+    assert main(options) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")
     assert message in error
@@ -78,7 +78,7 @@ def test_options_that_cannot_be_read(tmp_path, capsys, options):
 
 def test_another_seed_is_refused_in_one_sentence(tmp_path, capsys):
     main(["simworld", "--out", str(tmp_path), *TINY])
-    assert main(["simworld", "--out", str(tmp_path), *TINY, "--seed", "1"]) == 1
+    assert main(["simworld", "--out", str(tmp_path), *TINY, "--seed", "1"]) == 2
     assert "holds another world" in capsys.readouterr().err
     assert main(["simworld", "--out", str(tmp_path), *TINY, "--seed", "1", "--overwrite"]) == 0
 

@@ -156,6 +156,17 @@ def test_contract_06_other_sizes_are_resized_to_the_teachers() -> None:
     assert torch.allclose(first.value[0, 0, 0, 1:3], torch.tensor([0.25, 0.75]))
 
 
+@pytest.mark.parametrize(("layout", "resized"), [("yx", (8, 6)), ("xy", (6, 8))])
+def test_contract_06_a_bev_map_is_resized_along_its_own_axes(layout: str, resized: tuple[int, int]) -> None:
+    student, teacher = (
+        Tap(TapSpec("neck", layout=name), [torch.zeros(1, 1, *size)])
+        for name, size in (("yx", (3, 4)), (layout, (8, 6)))
+    )
+    first, second = PairAdapter("map")(student, teacher)
+    assert first.value.shape[2:] == resized
+    assert second.value.shape[2:] == (8, 6)
+
+
 def test_contract_06_rows_of_features_get_a_linear_layer_and_sparse_ones_keep_their_coordinates() -> None:
     class Sparse:
         def __init__(self, features: torch.Tensor) -> None:

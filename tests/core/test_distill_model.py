@@ -1,9 +1,12 @@
 """Contracts 11 and 12, and DistillModel as MMEngine's Runner and its users see it."""
 
 import copy
+import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
@@ -34,23 +37,22 @@ def config(distill: bool = True, weight: Any = 1.0, **teacher: Any) -> dict[str,
 
 
 def gradients(model: nn.Module, batch: Any, *, seed: int = 3) -> tuple[dict[str, Tensor], Tensor]:
-    """The gradients of one training step, and a random number drawn after it."""
+    """The gradients of one training step, and numbers drawn from Python's, numpy's and torch's state after it."""
     student = model.student if isinstance(model, DistillModel) else model
     model.train()
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed)
     data = model.data_preprocessor(copy.deepcopy(batch), True)
     model.parse_losses(model._run_forward(data, mode="loss"))[0].backward()
-    return {name: parameter.grad for name, parameter in student.named_parameters()}, torch.rand(4)
+    after = torch.tensor([random.random(), np.random.rand(), *torch.rand(4)])  # noqa: NPY002
+    return {name: parameter.grad for name, parameter in student.named_parameters()}, after
 
 
 class NoisyDistillerMixin:
     """Draws from every global random state, as samplers of real methods do."""
 
     def loss(self, *args: Any) -> dict[str, Tensor]:
-        import random
-
-        import numpy as np
-
         random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
         return super().loss(*args)
 
@@ -123,6 +125,21 @@ def test_random_numbers_of_teachers_repeat_per_step_and_differ_between_steps(bat
     assert len(set(expected := terms(first, 3))) == 3
     torch.rand(7)  # whatever else draws numbers meanwhile
     assert terms(second, 3) == expected
+    first.eval()
+    assert len(set(terms(first, 2))) == 1  # only training counts steps
+    assert first.distillers.steps == 3
+
+
+def test_every_rank_draws_random_numbers_of_its_own(batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MODELS.build(config())
+    model.distillers.teachers["teacher"].model.backbone[3].train()
+    model.eval()  # the step stays the same
+    found = []
+    for rank in (0, 1):
+        group = SimpleNamespace(is_available=lambda: True, is_initialized=lambda: True, get_rank=lambda rank=rank: rank)
+        monkeypatch.setattr("perceptkd.core.distillation.dist", group)
+        found.append(float(model(RawBatch(batch, True), mode="loss")["kd/toydistiller/feature"]))
+    assert found[0] != found[1]
 
 
 class Samples(Dataset):

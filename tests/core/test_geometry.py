@@ -48,6 +48,10 @@ def test_contract_07_a_map_that_does_not_declare_its_layout_raises(layout: str |
         (("yx", EXTENT), ("xy", EXTENT), True, None),
         (("yx", EXTENT), None, True, "layout yx .*and None"),
         (("yx", EXTENT), ("yx", (-8.0, -2.0, 8.0, 2.0)), False, "covers .*resample"),
+        (("yx", EXTENT), ("yx", (-8.0, -2.0, 8.0, 2.0)), True, None),
+        (("yx", EXTENT), ("yx", None), False, "the teacher's is not.*extent=.*bev_geometry"),
+        (("yx", None), ("yx", EXTENT), True, "the student's is not.*extent=.*bev_geometry"),
+        (("yx", None), ("yx", None), False, None),
     ],
 )
 def test_contract_07_mixing_bev_geometries_raises_when_the_model_is_built(

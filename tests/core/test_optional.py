@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.registry import VISBACKENDS
 
+from perceptkd.cli.arguments import run_command
 from perceptkd.core.optional import MissingDependencyError, require
 
 
@@ -31,3 +33,22 @@ def test_contract_15_a_broken_installation_is_not_called_missing(
         require("half_installed")
     assert not isinstance(caught.value, MissingDependencyError)
     assert "half_installed" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("backend", "package"), [("TensorboardVisBackend", "tensorboard"), ("WandbVisBackend", "wandb")]
+)
+def test_contract_15_a_command_without_its_tracker_ends_in_one_line_with_the_pip_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, backend: str, package: str
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("torch.utils.tensorboard", package))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    config = {"type": backend, "save_dir": str(tmp_path)}
+    assert run_command(lambda arguments: VISBACKENDS.build(config).experiment and 0) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "pip install" in error
+    assert package in error

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from perceptkd.core.errors import InputError
 from perceptkd.datasets.nuscenes import NuScenesDataset
 from perceptkd.datasets.nuscenes_infos import CLASSES
 from perceptkd.registry import DATASETS
@@ -62,6 +63,17 @@ def test_other_categories_are_dropped(infos, tmp_path):
     assert len(dataset_of(infos, tmp_path).get_data_info(0)["ann_info"]["gt_labels_3d"]) == before - 1
 
 
+@pytest.mark.parametrize("use_valid_flag", [False, True])
+def test_boxes_with_radar_points_alone_count_with_the_valid_flag(infos, tmp_path, use_valid_flag):
+    infos = copy.deepcopy(infos)
+    instances = infos["data_list"][0]["instances"]
+    seen = [instance for instance in instances if instance["num_lidar_pts"]]
+    seen[0].update(num_lidar_pts=0, num_radar_pts=2)
+    seen[1].update(num_lidar_pts=0, bbox_3d_isvalid=False)
+    dataset = dataset_of(infos, tmp_path, use_valid_flag=use_valid_flag)
+    assert len(dataset.get_data_info(0)["ann_info"]["gt_labels_3d"]) == len(seen) - (1 if use_valid_flag else 2)
+
+
 def test_a_frame_without_boxes_is_fine(infos, tmp_path):
     infos = copy.deepcopy(infos)
     infos["data_list"][0]["instances"] = []
@@ -87,7 +99,7 @@ def test_a_subset_of_the_classes_in_their_order(tiny_world):
 @pytest.mark.parametrize("classes", [["pedestrian", "car"], ["car", "tram"], ["car", "car"]])
 def test_wrong_class_list_names_both(tiny_world, classes):
     with pytest.raises(
-        ValueError, match=rf"classes \['{classes[0]}', '{classes[1]}'\].*that order is \['car', 'truck'"
+        InputError, match=rf"classes \['{classes[0]}', '{classes[1]}'\].*that order is \['car', 'truck'"
     ):
         NuScenesDataset(str(tiny_world), INFO_FILE, metainfo={"classes": classes})
 
@@ -95,14 +107,14 @@ def test_wrong_class_list_names_both(tiny_world, classes):
 def test_info_file_of_another_class_order_names_both(infos, tmp_path):
     infos = copy.deepcopy(infos)
     infos["metainfo"]["categories"].update(car=1, truck=0)
-    with pytest.raises(ValueError, match=r"numbers its classes \['truck', 'car'.*this dataset \['car', 'truck'"):
+    with pytest.raises(InputError, match=r"numbers its classes \['truck', 'car'.*this dataset \['car', 'truck'"):
         dataset_of(infos, tmp_path)
 
 
 def test_info_file_without_categories(infos, tmp_path):
     infos = copy.deepcopy(infos)
     del infos["metainfo"]["categories"]
-    with pytest.raises(ValueError, match=r"does not name its categories.*create_data.py"):
+    with pytest.raises(InputError, match=r"does not name its categories.*create_data.py"):
         dataset_of(infos, tmp_path)
 
 
@@ -115,14 +127,14 @@ def test_missing_info_file_names_the_command(tiny_world):
 def test_truncated_info_file(tiny_world, tmp_path, share):
     content = (tiny_world / INFO_FILE).read_bytes()
     (tmp_path / "infos.pkl").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=r"infos.pkl is truncated or no pickle.*create_data.py"):
+    with pytest.raises(InputError, match=r"infos.pkl is truncated or no pickle.*create_data.py"):
         NuScenesDataset(str(tmp_path), "infos.pkl")
 
 
 def test_record_without_a_needed_field(infos, tmp_path):
     infos = copy.deepcopy(infos)
     del infos["data_list"][1]["lidar_points"]
-    with pytest.raises(ValueError, match="record without 'lidar_points'"):
+    with pytest.raises(InputError, match="record without 'lidar_points'"):
         dataset_of(infos, tmp_path)
 
 
@@ -130,5 +142,5 @@ def test_box_that_is_not_finite(infos, tmp_path):
     infos = copy.deepcopy(infos)
     record = infos["data_list"][1]
     next(i for i in record["instances"] if i["num_lidar_pts"])["bbox_3d"][0] = float("nan")
-    with pytest.raises(ValueError, match=f"sample {record['token']}: a ground truth box is not finite"):
+    with pytest.raises(InputError, match=f"sample {record['token']}: a ground truth box is not finite"):
         dataset_of(infos, tmp_path)

@@ -12,6 +12,7 @@ from nuscenes.utils.data_classes import Box, LidarPointCloud
 from nuscenes.utils.geometry_utils import points_in_box
 from pyquaternion import Quaternion
 
+from perceptkd.core.errors import InputError
 from perceptkd.datasets.nuscenes import DATA_PREFIX
 from perceptkd.datasets.nuscenes_infos import CLASSES, create_nuscenes_infos, info_path
 
@@ -154,6 +155,14 @@ def test_missing_tables_name_the_command(tmp_path):
         create_nuscenes_infos(tmp_path, "v1.0-mini")
 
 
+def test_a_table_that_is_cut_names_its_folder(tiny_world, tmp_path):
+    tables = shutil.copytree(tiny_world / "v1.0-mini", tmp_path / "v1.0-mini")
+    path = tables / "sample_data.json"
+    path.write_text(path.read_text()[:1000])
+    with pytest.raises(InputError, match=r"a table in .*v1.0-mini is truncated or no JSON .*unpack v1.0-mini again"):
+        create_nuscenes_infos(tmp_path, "v1.0-mini")
+
+
 def test_missing_file_is_named_and_nothing_is_written(tiny_world, tmp_path):
     root = shutil.copytree(tiny_world, tmp_path / "nuscenes")
     for path in root.glob("*.pkl"):
@@ -166,5 +175,5 @@ def test_missing_file_is_named_and_nothing_is_written(tiny_world, tmp_path):
 
 
 def test_a_split_without_samples_is_an_error(tiny_world):
-    with pytest.raises(ValueError, match="split 'test' has no sample"):
+    with pytest.raises(InputError, match="split 'test' has no sample"):
         create_nuscenes_infos(tiny_world, "v1.0-mini", splits=["test"])

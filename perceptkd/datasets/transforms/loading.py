@@ -10,6 +10,7 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmdet3d.structures.points import LiDARPoints
 
+from perceptkd.core.errors import InputError
 from perceptkd.datasets.transforms.packing import pad_matrix
 from perceptkd.registry import TRANSFORMS
 
@@ -27,7 +28,7 @@ def load_points(path: str | Path, num_features: int, *, sample: str) -> np.ndarr
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is cut, empty, or holds NaN.
+        InputError: The file is cut, empty, or holds NaN.
     """
     path = Path(path)
     if not path.is_file():
@@ -35,16 +36,16 @@ def load_points(path: str | Path, num_features: int, *, sample: str) -> np.ndarr
     values = np.fromfile(path, dtype=np.float32)
     size = path.stat().st_size
     if size % (BYTES_PER_FLOAT * num_features):
-        raise ValueError(
+        raise InputError(
             f"sample {sample}: LiDAR file {path} is truncated: {size} bytes are no whole number of points of "
             f"{num_features} float32 values; restore it or remake the data set"
         )
     if not len(values):
-        raise ValueError(f"sample {sample}: LiDAR file {path} holds no point; restore it or drop the sample")
+        raise InputError(f"sample {sample}: LiDAR file {path} holds no point; restore it or drop the sample")
     points = values.reshape(-1, num_features)
     broken = ~np.isfinite(points).all(axis=1)
     if broken.any():
-        raise ValueError(
+        raise InputError(
             f"sample {sample}: {broken.sum()} of {len(points)} points in {path} are NaN or infinite; "
             "remove those points from the file (a driver may write them for rays without return)"
         )
@@ -59,7 +60,7 @@ def load_image(path: str | Path, *, sample: str) -> np.ndarray:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is cut or no image.
+        InputError: The file is cut or no image.
     """
     path = Path(path)
     if not path.is_file():
@@ -69,7 +70,7 @@ def load_image(path: str | Path, *, sample: str) -> np.ndarray:
     cut = content.startswith(JPEG_START) and JPEG_END not in content[-JPEG_TAIL_BYTES:]
     image = None if cut or not content else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError(
+        raise InputError(
             f"sample {sample}: image {path} is truncated or unreadable ({len(content)} bytes); "
             "restore it or remake the data set"
         )
@@ -104,7 +105,7 @@ class LoadPoints(BaseTransform):
         clouds = [np.pad(points, ((0, 0), (0, 1)))]
         if self.sweeps:
             if "lidar_sweeps" not in results:
-                raise ValueError(
+                raise InputError(
                     f"sample {results['token']}: its info file lists no sweeps, so sweeps={self.sweeps} cannot be met; "
                     "set sweeps=0 or remake the info file"
                 )
@@ -144,14 +145,14 @@ class LoadMultiViewImages(BaseTransform):
         names = list(self.cameras or results["images"])
         unknown = [name for name in names if name not in results["images"]]
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"sample {results['token']} has no camera {', '.join(unknown)}; it has {', '.join(results['images'])}"
             )
         views = [results["images"][name] for name in names]
         images = [load_image(view["img_path"], sample=results["token"]) for view in views]
         shapes = {image.shape[:2] for image in images}
         if len(shapes) > 1:
-            raise ValueError(f"sample {results['token']}: its images differ in size: {sorted(shapes)} (H, W)")
+            raise InputError(f"sample {results['token']}: its images differ in size: {sorted(shapes)} (H, W)")
         shape = shapes.pop()
         cam2img = np.stack([pad_matrix(view["cam2img"]) for view in views]).astype(np.float32)
         results.update(

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from perceptkd.core.errors import InputError
 from perceptkd.datasets.nuscenes import NuScenesDataset
 from perceptkd.datasets.transforms.loading import LoadMultiViewImages, LoadPoints, load_image, load_points
 
@@ -68,7 +69,7 @@ def test_first_frame_has_no_sweeps_and_loads(tiny_world):
 
 def test_info_without_sweeps_is_an_error_where_sweeps_are_asked_for(frame):
     del frame["lidar_sweeps"]
-    with pytest.raises(ValueError, match=f"sample {frame['token']}: its info file lists no sweeps"):
+    with pytest.raises(InputError, match=f"sample {frame['token']}: its info file lists no sweeps"):
         LoadPoints(sweeps=1)(frame)
 
 
@@ -86,7 +87,7 @@ def test_cameras_can_be_chosen(frame):
     results = LoadMultiViewImages(["CAM_BACK", "CAM_FRONT"])(frame)
     assert results["cam_names"] == ["CAM_BACK", "CAM_FRONT"]
     assert np.allclose(results["lidar2cam"][1], frame["images"]["CAM_FRONT"]["lidar2cam"], atol=1e-5)
-    with pytest.raises(ValueError, match="has no camera CAM_TOP; it has CAM_FRONT"):
+    with pytest.raises(InputError, match="has no camera CAM_TOP; it has CAM_FRONT"):
         LoadMultiViewImages(["CAM_TOP"])(frame)
 
 
@@ -99,13 +100,13 @@ def test_truncated_point_file(tmp_path):
     path = tmp_path / "cut.bin"
     write_points(path)
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(ValueError, match=r"sample abc: LiDAR file .*cut.bin is truncated: 193 bytes"):
+    with pytest.raises(InputError, match=r"sample abc: LiDAR file .*cut.bin is truncated: 193 bytes"):
         load_points(path, 5, sample="abc")
 
 
 def test_empty_point_file(tmp_path):
     (tmp_path / "empty.bin").touch()
-    with pytest.raises(ValueError, match=r"sample abc: LiDAR file .*empty.bin holds no point"):
+    with pytest.raises(InputError, match=r"sample abc: LiDAR file .*empty.bin holds no point"):
         load_points(tmp_path / "empty.bin", 5, sample="abc")
 
 
@@ -115,7 +116,7 @@ def test_points_that_are_not_finite(tmp_path, value):
     points = write_points(path)
     points[3, 1] = points[5, 0] = value
     points.tofile(path)
-    with pytest.raises(ValueError, match=r"sample abc: 2 of 10 points in .*nan.bin are NaN or infinite"):
+    with pytest.raises(InputError, match=r"sample abc: 2 of 10 points in .*nan.bin are NaN or infinite"):
         load_points(path, 5, sample="abc")
 
 
@@ -129,7 +130,7 @@ def test_truncated_image(frame, tmp_path, share):
     content = Path(frame["images"]["CAM_FRONT"]["img_path"]).read_bytes()
     path = tmp_path / "cut.jpg"
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=r"sample abc: image .*cut.jpg is truncated or unreadable"):
+    with pytest.raises(InputError, match=r"sample abc: image .*cut.jpg is truncated or unreadable"):
         load_image(path, sample="abc")
 
 
@@ -140,7 +141,7 @@ def test_images_of_different_sizes(frame, tmp_path):
     cv2.imwrite(str(path), np.zeros((8, 8, 3), np.uint8))
     frame["images"]["CAM_BACK"]["img_path"] = str(path)
     with pytest.raises(
-        ValueError, match=rf"sample {frame['token']}: its images differ in size: \[\(8, 8\), \(112, 200\)"
+        InputError, match=rf"sample {frame['token']}: its images differ in size: \[\(8, 8\), \(112, 200\)"
     ):
         LoadMultiViewImages()(frame)
 
