@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from perceptkd.cli.compare import cost, verdict
+from perceptkd.cli.compare import cost, official_scores, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -65,7 +65,7 @@ def compare_section(path: Path) -> str:
     gains = " | ".join(f"{value:+.2f}" for value in result["gain"]["by_seed"].values())
     rows.append(f"| gain | {gains} | {result['gain']['mean']:+.2f} |\n")
     rows.append(f"Verdict: {verdict(result)}. Cost: {cost(result)}.\n")
-    for name, scores in result["also"].items():
+    for name, scores in official_scores(result).items():
         rows.append(f"`{name}`: " + ", ".join(f"{kind} {value:.2f}" for kind, value in scores.items()) + ".\n")
     if result["by_distance"]:
         rows += ["| matched within | control | distilled | gain |", "| --- | ---: | ---: | ---: |"]

@@ -201,7 +201,6 @@ def summarise(
             "by_seed": dict(zip(seeds, gains)),
         },
         "gap_closed": gain / gap if gap >= MEANINGFUL_GAP else None,
-        "also": official_scores(teachers, runs, metric, split),
         "by_distance": by_distance(runs, metric, split),
         "shown": len(gains) > 1 and all(value > 0 for value in gains),
         "control_settled": {seed: settled(runs["control"][seed]["history"], metric) for seed in seeds},
@@ -219,18 +218,13 @@ def summarise(
     }
 
 
-def official_scores(
-    teachers: Mapping[str, Mapping[str, Any]],
-    runs: Mapping[str, Mapping[int, Mapping[str, Any]]],
-    metric: str,
-    split: str,
-) -> dict[str, dict[str, float]]:
-    """Means over seeds, in points, of the official scores that ``metric`` is not, where all models have them."""
-    groups = {"teacher": list(teachers.values()), **{k: list(runs[k].values()) for k in ("control", "distilled")}}
+def official_scores(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Means over seeds, in points, of the official scores that the comparison's metric is not, where all have them."""
+    groups = {kind: list(result["metrics"][kind].values()) for kind in ("teacher", "control", "distilled")}
     return {
-        name: {kind: 100 * statistics.fmean(each[split][name] for each in group) for kind, group in groups.items()}
+        name: {kind: 100 * statistics.fmean(each[name] for each in group) for kind, group in groups.items()}
         for name in OFFICIAL
-        if name != metric and all(name in each[split] for group in groups.values() for each in group)
+        if name != result["metric"] and all(name in each for group in groups.values() for each in group)
     }
 
 
@@ -292,7 +286,7 @@ def table(result: dict[str, Any]) -> str:
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [header, *rows]]
     lines += [
         f"{name}: " + ", ".join(f"{kind} {value:.2f}" for kind, value in scores.items())
-        for name, scores in result["also"].items()
+        for name, scores in official_scores(result).items()
     ]
     lines += [
         f"matched within {distance}: control {row['control']:.2f}, distilled {row['distilled']:.2f}, {row['gain']:+.2f}"

@@ -10,7 +10,17 @@ from mmengine.config import Config
 
 from perceptkd.cli import jobs as jobs_module
 from perceptkd.cli.arguments import UserError
-from perceptkd.cli.compare import compare, control_options, ensure_trained, main, settled, summarise, table, verdict
+from perceptkd.cli.compare import (
+    compare,
+    control_options,
+    ensure_trained,
+    main,
+    official_scores,
+    settled,
+    summarise,
+    table,
+    verdict,
+)
 
 METRIC = "nuscenes/mAP"
 CONTROL, DISTILLED = {0: 0.30, 1: 0.32}, {0: 0.33, 1: 0.33}
@@ -155,9 +165,9 @@ def test_the_official_scores_stand_beside_another_metric() -> None:
             each["history"] = []
     teacher = {"val": {"nuscenes/near_mAP": 0.9, METRIC: 0.7, "nuscenes/NDS": 0.6}}
     result = summarise("c.py", "detection", "nuscenes/near_mAP", "val", {"t": teacher}, groups)
-    assert result["also"][METRIC] == pytest.approx({"teacher": 70, "control": 31, "distilled": 33})
+    assert official_scores(result)[METRIC] == pytest.approx({"teacher": 70, "control": 31, "distilled": 33})
     assert "nuscenes/NDS: teacher 60.00, control 15.50, distilled 16.50" in table(result)
-    assert set(summary(CONTROL, DISTILLED, 0.7)["also"]) == set()  # this teacher has no NDS
+    assert official_scores(summary(CONTROL, DISTILLED, 0.7)) == {}  # this teacher has no NDS
 
 
 def test_the_verdict_names_what_stands_against_it() -> None:
