@@ -16,8 +16,9 @@ model = dict(
             checkpoint="work_dirs/teachers/lidar_voxel_demo/epoch_4.pth",
         )
     ),
+    # a tenth of the published weights, which leave a young student little of a clipped gradient to detect with
     distillers=[
-        dict(type="perceptkd.UniDistill", teacher="lidar", weights=dict(feature=100.0, relation=40.0, response=10.0))
+        dict(type="perceptkd.UniDistill", teacher="lidar", weights=dict(feature=10.0, relation=4.0, response=1.0))
     ],
 )
 train_dataloader = dict(batch_size=1)

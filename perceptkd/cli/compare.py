@@ -18,11 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-
 from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, check_data, run_command
 from perceptkd.cli.jobs import Job, read_result, run_jobs
 from perceptkd.cli.provenance import ROOT, provenance, write_json
+from perceptkd.cli.train import read_config
+from perceptkd.core.source import load_config
 from perceptkd.engine.checkpoints import record_metrics, recorded_metrics
 from perceptkd.engine.student import is_distillation
 
@@ -75,7 +75,7 @@ def _job_of_source(role: str, name: str, source: Any, folder: Path, splits: tupl
     """The training of a model, or the evaluation alone where its checkpoint is there and of another training."""
     if not (isinstance(source.get("config"), str) and source.get("checkpoint")):
         raise UserError(f"{role} '{name}' needs config='<path>' and checkpoint=: a comparison trains and scores it")
-    check_data(Config.fromfile(source["config"]), stages=("train", *splits))
+    check_data(load_config(source["config"]), stages=("train", *splits))
     job = Job(name=f"{role}-{name}", config=source["config"], seed=0, folder=folder, splits=splits)
     target = Path(source["checkpoint"])
     if target.exists() and not _is_trained_by(job, target):
@@ -118,8 +118,7 @@ def compare(
         UserError: the configuration does not distil, its data are missing, or a run failed.
     """
     options = dict(options or {})
-    config = Config.fromfile(config_path)
-    config.merge_from_dict(options)
+    config = read_config(config_path, options=options)
     if not is_distillation(config):
         raise UserError(f"{config_path} does not distil: compare a config whose model is a perceptkd.DistillModel")
     folder = folder / Path(config_path).stem

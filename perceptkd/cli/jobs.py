@@ -1,8 +1,8 @@
 """Trainings and evaluations that are run once: each lives in a folder named by the hash of all that decides its result.
 
 A job runs in a process of its own, so that its memory can be measured and an interrupted one resumed; a finished one is
-read back. The hash covers the merged configuration, the seed, the data's fingerprint, the teacher's weights and the
-source of the parts that take part.
+read back. The hash covers the merged configuration, those it names by path, the seed, the annotations, the simulated
+world's hash, the weights that take part and the source of the parts that do.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from perceptkd.cli.arguments import UserError, strings
+from perceptkd.cli.arguments import UserError, annotation_path, collect_datasets, strings
 from perceptkd.cli.provenance import write_json
 
 PACKAGE = Path(__file__).resolve().parents[1]
-RESULT_PARTS = ("core", "datasets", "distillers", "engine", "evaluation", "models", "ops")
+RESULT_PARTS = ("compat.py", "core", "datasets", "distillers", "engine", "evaluation", "models", "ops")
 RESULT_FILE = "result.json"
 
 
@@ -58,10 +58,9 @@ class Job:
 
     def build_config(self) -> Any:
         """The merged configuration, without its work folder; a control's says nothing of teachers and distillers."""
-        from mmengine.config import Config
+        from perceptkd.cli.train import read_config
 
-        config = Config.fromfile(self.config)
-        config.merge_from_dict(dict(self.options))
+        config = read_config(self.config, options=self.options)
         config.randomness = {**config.get("randomness", {}), "seed": self.seed}
         if not config.model.get("distill", True):
             config.model.teachers, config.model.distillers = {}, []  # update() would merge
@@ -73,17 +72,35 @@ class Job:
     def work_dir(self) -> Path:
         """``<folder>/<name>-seed<seed>-<hash>``, decided once: the source may change while a run lasts."""
         config = self.build_config()
-        digest = hashlib.sha256(config.pretty_text.encode())
-        digest.update(source_digest().encode())
+        digest = hashlib.sha256(source_digest().encode())
+        for text in (config.pretty_text, *deciding_texts(config.model)):
+            digest.update(text.encode())
         given = [Path(self.checkpoint)] if self.checkpoint else []
         for path in [*given, *sorted(deciding_files(config))]:
             digest.update(path.read_bytes())
         return self.folder / f"{self.name}-seed{self.seed}-{digest.hexdigest()[:12]}"
 
 
+def deciding_texts(model: Mapping[str, Any]) -> Iterator[str]:
+    """The merged configurations that a model names by path: its student's and its teachers'."""
+    from perceptkd.core.source import load_config
+
+    teachers = (model.get("teachers") or {}).values()
+    for source in (model.get("student"), *(teacher.get("config") for teacher in teachers)):
+        if isinstance(source, str):
+            yield load_config(source).pretty_text
+
+
 def deciding_files(config: Mapping[str, Any]) -> set[Path]:
-    """Checkpoints (teachers, starting weights) and world descriptions that the configuration names and that exist."""
-    found = {Path(value) for value in strings(config["model"]) if value.endswith(".pth")}
+    """What the configuration names and what exists of it: weights (``*`` included), annotations, the world's hash."""
+    found = set()
+    for value in strings(config["model"]):
+        if value.endswith(".pth"):
+            path = Path(value)
+            found |= set(path.parent.glob(path.name))
+    for stage in ("train", "val", "test"):
+        datasets = collect_datasets((config.get(f"{stage}_dataloader") or {}).get("dataset"))
+        found |= {path for dataset in datasets if (path := annotation_path(dataset)) is not None}
     if config.get("data_root"):
         found.add(Path(config["data_root"]) / "world.json")
     return {path for path in found if path.is_file()}
@@ -93,7 +110,8 @@ def source_digest() -> str:
     """Hash of the source of every part that decides a result; what wrote the world shows in the world's own hash."""
     digest = hashlib.sha256()
     for part in RESULT_PARTS:
-        for path in sorted((PACKAGE / part).rglob("*.py")):
+        root = PACKAGE / part
+        for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
             if "simworld" not in path.parts:
                 digest.update(path.read_bytes())
     return digest.hexdigest()

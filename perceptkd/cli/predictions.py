@@ -13,6 +13,8 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
+from perceptkd.core.source import load_config
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -44,7 +46,7 @@ class Frames:
 
         import perceptkd.registry  # noqa: F401  (patches what the datasets import)
 
-        config = Config.fromfile(config_path)
+        config = load_config(config_path)
         init_default_scope(config.get("default_scope", "mmdet3d"))
         self._dataset = DATASETS.build({**config.val_dataloader.dataset, "pipeline": config.test_pipeline})
         self.class_names: Sequence[str] = self._dataset.metainfo["classes"]

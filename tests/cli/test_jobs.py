@@ -28,7 +28,8 @@ from perceptkd.cli.jobs import (
 CONFIG = """
 data_root = {root!r}
 model = dict(type='perceptkd.DistillModel', student=dict(type='X', width=8),
-             teachers=dict(big=dict(config='big.py', checkpoint={checkpoint!r})), distillers=[dict(type='Y')])
+             teachers=dict(big=dict(config={teacher!r}, checkpoint={checkpoint!r})), distillers=[dict(type='Y')])
+train_dataloader = dict(dataset=dict(type='Z', data_root=data_root, ann_file='infos.pkl'))
 train_cfg = dict(max_epochs=4)
 param_scheduler = [dict(type='LinearLR', end=100), dict(type='CosineAnnealingLR', T_max=4, end=4)]
 """
@@ -41,7 +42,9 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     (tmp_path / "world.json").write_text('{"hash": "a"}')
     (tmp_path / "teacher.pth").write_bytes(b"weights")
     config = tmp_path / "config.py"
-    config.write_text(CONFIG.format(root=str(tmp_path), checkpoint=str(tmp_path / "teacher.pth")))
+    (tmp_path / "big.py").write_text("model = dict(type='X', width=64)")
+    names = {"teacher": str(tmp_path / "big.py"), "checkpoint": str(tmp_path / "*cher.pth")}
+    config.write_text(CONFIG.format(root=str(tmp_path), **names))
     return Job("distilled", str(config), 0, tmp_path / "runs")
 
 
@@ -73,11 +76,21 @@ def test_the_hash_does_not_change_with_what_does_not(job: Job, change: dict[str,
     assert digest(replace(job, **change)) == digest(job)
 
 
-@pytest.mark.parametrize("name", ["teacher.pth", "world.json"])
-def test_the_hash_covers_the_teachers_weights_and_the_world(job: Job, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["teacher.pth", "world.json", "infos.pkl", "big.py"])
+def test_the_hash_covers_the_teacher_and_the_data(job: Job, tmp_path: Path, name: str) -> None:
+    (tmp_path / "infos.pkl").touch()
     before = digest(job)
-    (tmp_path / name).write_bytes(b"other")
+    (tmp_path / name).write_bytes(b"model = dict(type='Y')")
     assert digest(job) != before
+
+
+def test_the_hash_covers_a_student_given_by_its_path(job: Job, tmp_path: Path) -> None:
+    small = tmp_path / "small.py"
+    digests = set()
+    for width in (8, 16):
+        small.write_text(f"model = dict(type='X', width={width})")
+        digests.add(digest(replace(job, options={"model.student": str(small)})))
+    assert len(digests) == 2
 
 
 def test_the_hash_covers_the_weights_that_are_evaluated_as_they_are(job: Job, tmp_path: Path) -> None:
