@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import perceptkd
+from perceptkd.core.errors import InputError
 
 #: Where data sets keep a sample's name, first found wins.
 NAMES = ("token", "sample_token", "sample_idx", "img_id", "img_path", "lidar_path")
@@ -44,7 +45,7 @@ def sample_keys(batch: Any) -> list[SampleKey]:
     for number, sample in enumerate(samples):
         name = next((sample.metainfo[key] for key in NAMES if sample.metainfo.get(key) is not None), None)
         if name is None:
-            raise ValueError(f"A cached teacher needs one of {', '.join(NAMES)} in the samples' metainfo (meta_keys)")
+            raise InputError(f"A cached teacher needs one of {', '.join(NAMES)} in the samples' metainfo (meta_keys)")
         name = str(name) if len(str(name)) <= MAX_NAME else hashlib.sha256(str(name).encode()).hexdigest()
         view = sample.metainfo.get("view")
         keys.append(SampleKey(name, None if view is None else str(view), _checksum(_pick(inputs, number))))

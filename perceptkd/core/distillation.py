@@ -12,6 +12,7 @@ from torch import distributed as dist
 from perceptkd.core.batch import data_samples, input_size
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.dry_run import DryBatch, adapter_table, build_dry_batch, collect_shapes, format_table
+from perceptkd.core.errors import InputError
 from perceptkd.core.random_state import isolated_random_state, seed_words
 from perceptkd.core.tap import Tap, TapCollector, TapSpec
 from perceptkd.core.teacher import EMATeacher, Teacher, build_teacher
@@ -164,7 +165,7 @@ class Distillation(nn.ModuleDict):
 
     def _insert(self, distiller: Distiller) -> None:
         if distiller.name in self:
-            raise ValueError(f"Two distillers are called '{distiller.name}': give one of them name=")
+            raise InputError(f"Two distillers are called '{distiller.name}': give one of them name=")
         self[distiller.name] = distiller
 
     def _student_specs(self) -> dict[str, TapSpec]:
@@ -188,7 +189,7 @@ class Distillation(nn.ModuleDict):
     def _build_teachers(self, student: nn.Module, options: Mapping[str, Mapping[str, Any]]) -> None:
         wanted = {name for distiller in self.each() for name in distiller.teachers}
         if wanted != set(options):
-            raise ValueError(f"The distillers learn from {sorted(wanted)}, but teachers= has {sorted(options)}")
+            raise InputError(f"The distillers learn from {sorted(wanted)}, but teachers= has {sorted(options)}")
         for name, teacher in options.items():
             taps = {
                 f"{distiller.name}/{alias}": spec

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from perceptkd.core.align import AdapterConfig, build_pair_adapter
+from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import check_pair
 from perceptkd.core.tap import Taps, TapSpec, parse_tap
 from perceptkd.core.weight import build_weight
@@ -77,20 +78,20 @@ class Distiller(nn.Module):
         self.weights: dict[str, Any] = {**self.default_weights, **(weights or {})}
         unknown = set(weights or {}) - set(self.default_weights)
         if self.default_weights and unknown:
-            raise ValueError(f"{self.name} has no terms {sorted(unknown)}; it has {sorted(self.default_weights)}")
+            raise InputError(f"{self.name} has no terms {sorted(unknown)}; it has {sorted(self.default_weights)}")
         for term in self.weights:
             self.weight(term, 0.0)  # a schedule that cannot be read is an error of the config, not of the first step
         for word in [self.name, *self.weights]:
             if "loss" in word or "." in word:
                 # MMEngine adds up every logged key that contains 'loss', and '.' separates keys of a state dict.
-                raise ValueError(f"The name or term {word!r} of a distiller must contain neither 'loss' nor '.'")
+                raise InputError(f"The name or term {word!r} of a distiller must contain neither 'loss' nor '.'")
         self.student_taps = _parse_taps({**self.default_student_taps, **(student_taps or {})})
         self.teacher_taps = self._parse_teacher_taps({**self.default_teacher_taps, **(teacher_taps or {})})
         self.adapters = nn.ModuleDict()
         self.adapter_configs = {**self.default_adapters, **(adapters or {})}
         unknown = set(self.adapter_configs) - set(self.paired_aliases)
         if unknown:
-            raise ValueError(f"{self.name}: adapters for {sorted(unknown)}, but the pairs are {self.paired_aliases}")
+            raise InputError(f"{self.name}: adapters for {sorted(unknown)}, but the pairs are {self.paired_aliases}")
         for alias in self.paired_aliases:
             self.adapter_configs.setdefault(alias, "auto")
 
@@ -171,11 +172,11 @@ class Distiller(nn.Module):
         if len(self.teachers) == 1:
             return {self.teachers[0]: _parse_taps(taps)}
         if set(taps) != set(self.teachers):
-            raise ValueError(f"{self.name} learns from {self.teachers}: teacher_taps must be one dict per teacher name")
+            raise InputError(f"{self.name} learns from {self.teachers}: teacher_taps must be one dict per teacher name")
         parsed = {name: _parse_taps(taps[name]) for name in self.teachers}
         aliases = [alias for specs in parsed.values() for alias in specs]
         if len(aliases) != len(set(aliases)):
-            raise ValueError(f"{self.name}: the aliases of its teachers' taps must differ, got {aliases}")
+            raise InputError(f"{self.name}: the aliases of its teachers' taps must differ, got {aliases}")
         return parsed
 
 

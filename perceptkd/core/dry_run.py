@@ -11,6 +11,7 @@ from torch import nn
 
 from perceptkd.core.batch import input_size
 from perceptkd.core.distiller import Distiller
+from perceptkd.core.errors import InputError
 from perceptkd.core.tap import Tap, TapCollector, TapSpec, map_tensors
 from perceptkd.core.teacher import Teacher
 from perceptkd.registry import DATASETS
@@ -39,7 +40,7 @@ def build_dry_batch(config: DryBatch) -> Any:
         for seeded in collect_seeded_datasets(dataset):
             seeded.set_epoch(0, seed=0)
         return pseudo_collate([dataset[index] for index in range(config.get("batch_size", 1))])
-    raise ValueError(f"dry_batch needs inputs=, image_size= or dataset=; got {sorted(config)}")
+    raise InputError(f"dry_batch needs inputs=, image_size= or dataset=; got {sorted(config)}")
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from torch import nn
 
+from perceptkd.core.errors import InputError
 from perceptkd.registry import MODELS, SCOPE
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -59,7 +60,7 @@ def read_model_source(source: Mapping[str, Any] | Config | str | Path) -> ModelS
     else:
         config, path = load_config(source), str(source)
     if "model" not in config:
-        raise ValueError(f"{path or 'The config'} has no 'model'; a model dict needs a 'type'")
+        raise InputError(f"{path or 'The config'} has no 'model'; a model dict needs a 'type'")
     model = _plain(config.model)
     if "data_preprocessor" in config and "student" not in model:
         model.setdefault("data_preprocessor", _plain(config.data_preprocessor))

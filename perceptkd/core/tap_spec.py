@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from perceptkd.core.errors import InputError
+
 Extent = tuple[float, float, float, float]
 
 _PATH = re.compile(r"(?P<path>[A-Za-z_]\w*(?:\.\w+)*)(?P<index>(?:\[(?:-?\d+|'[^']*'|\"[^\"]*\")\])*)")
@@ -61,18 +63,18 @@ def parse_tap(spec: str | Mapping[str, Any] | TapSpec) -> TapSpec:
     options: dict[str, Any] = {"path": spec} if isinstance(spec, str) else dict(spec)
     unknown = set(options) - {item.name for item in fields(TapSpec)} | {"index"} & set(options)
     if unknown or not isinstance(options.get("path"), str):
-        raise ValueError(f"A tap is 'module.path[i]' or a dict with path, layout, extent, stride, clone; got {spec!r}")
+        raise InputError(f"A tap is 'module.path[i]' or a dict with path, layout, extent, stride, clone; got {spec!r}")
     match = _PATH.fullmatch(options["path"])
     if match is None:
-        raise ValueError(
+        raise InputError(
             f"Cannot read the tap {options['path']!r}: write 'module.path', then [0] or ['key'] on its output"
         )
     if options.get("layout") not in (None, "yx", "xy", "image"):
-        raise ValueError(
+        raise InputError(
             f"The layout of tap {options['path']!r} must be 'yx', 'xy' or 'image', not {options['layout']!r}"
         )
     if options.get("extent") is not None and len(options["extent"]) != 4:
-        raise ValueError(f"The extent of tap {options['path']!r} must be (x0, y0, x1, y1) in metres")
+        raise InputError(f"The extent of tap {options['path']!r} must be (x0, y0, x1, y1) in metres")
     index = tuple(int(i) if i else (s or d) for i, s, d in _INDEX.findall(match["index"]))
     for name in ("extent", "stride"):
         if isinstance(options.get(name), Sequence):

@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from perceptkd.core.errors import InputError
+
 
 def constant(value: float) -> Callable[[float], float]:
     return lambda progress: value
@@ -81,11 +83,11 @@ def build_weight(spec: float | Mapping[str, Any]) -> Weight:
         options = dict(spec)
         kind = options.pop("type", None)
         if kind not in SCHEDULES:
-            raise ValueError(f"A weight schedule needs type={' | '.join(SCHEDULES)}; got {spec!r}")
+            raise InputError(f"A weight schedule needs type={' | '.join(SCHEDULES)}; got {spec!r}")
         try:
             schedule = SCHEDULES[kind](**options)
         except TypeError as error:
-            raise ValueError(f"The weight schedule {spec!r} does not fit: {error}") from error
+            raise InputError(f"The weight schedule {spec!r} does not fit: {error}") from error
         return _checked(Weight(dict(spec), schedule))
     return _checked(Weight(float(spec), constant(float(spec))))
 
@@ -93,7 +95,7 @@ def build_weight(spec: float | Mapping[str, Any]) -> Weight:
 def _checked(weight: Weight) -> Weight:
     values = [weight(step / 10) for step in range(11)]
     if not all(math.isfinite(value) and value >= 0 for value in values):
-        raise ValueError(f"A weight must be finite and not negative; {weight.spec!r} gives {values}")
+        raise InputError(f"A weight must be finite and not negative; {weight.spec!r} gives {values}")
     return weight
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
+from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import GeometryError, canonical_bev, same_extent
 from perceptkd.core.tap import Extent, Tap, Taps
 from perceptkd.registry import DISTILLERS
@@ -109,7 +110,7 @@ def relation_loss(
     if scope == "intra":
         return difference.mean(dim=(1, 2)).sum() / (num_boxes + eps)
     if sample_index is None:
-        raise ValueError("relation_loss with scope='inter' needs sample_index: which sample each box belongs to")
+        raise InputError("relation_loss with scope='inter' needs sample_index: which sample each box belongs to")
     neighbours = (sample_index[:, None] == sample_index).to(difference.dtype)
     per_box = (difference.mean(dim=0) * neighbours).sum(dim=1) / neighbours.sum(dim=1)
     return per_box.sum() / (num_boxes + eps)
@@ -255,7 +256,7 @@ class UniDistill(Distiller):
         **kwargs: Any,
     ) -> None:
         if relation_scope not in ("intra", "inter") or cls_mode not in ("max", "per_class") or eps < 1e-6:
-            raise ValueError(
+            raise InputError(
                 "UniDistill: relation_scope is 'intra' or 'inter', cls_mode 'max' or 'per_class', eps at least 1e-6; "
                 f"not {relation_scope!r}, {cls_mode!r} and {eps}"
             )
@@ -285,7 +286,7 @@ class UniDistill(Distiller):
 
         low = at_points(student["low"]), at_points(teacher["low"])
         if low[0].shape != low[1].shape:
-            raise ValueError(
+            raise InputError(
                 f"UniDistill: 'low' has {low[0].shape[-1]} channels in the student, {low[1].shape[-1]} in the teacher; "
                 "give the distiller an adapter for it (adapters=dict(low=...))"
             )
@@ -337,15 +338,15 @@ class UniDistill(Distiller):
         shared = [key for key in self.reg_keys if key in student and key in teacher]
         if self.heatmap_key not in student or self.heatmap_key not in teacher:
             has = f"the student's has {sorted(student)}, the teacher's {sorted(teacher)}"
-            raise ValueError(f"UniDistill: both heads need '{self.heatmap_key}', but {has}")
+            raise InputError(f"UniDistill: both heads need '{self.heatmap_key}', but {has}")
         if self.reg_keys and not shared:
-            raise ValueError(
+            raise InputError(
                 f"UniDistill: the heads share none of {self.reg_keys}; reg_keys=() leaves response_reg out"
             )
         for key in (self.heatmap_key, *shared):
             shapes = [[tuple(task.shape) for task in head[key]] for head in (student, teacher)]
             if shapes[0] != shapes[1]:
-                raise ValueError(
+                raise InputError(
                     f"UniDistill: '{key}' is {shapes[0]} in the student, {shapes[1]} in the teacher; "
                     "the response terms need equal tasks, classes and grids"
                 )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from mmengine.evaluator import BaseMetric
 
+from perceptkd.core.errors import InputError
 from perceptkd.registry import METRICS
 
 
@@ -64,7 +65,7 @@ class BoxRecallMetric(BaseMetric):
         """Returns ``recall`` (0 to 1), ``found``, ``counted`` and ``predicted``."""
         found, counted, predicted = (sum(column) for column in zip(*results))
         if counted == 0:
-            raise ValueError("no annotated box lies in the range with enough LiDAR points: there is nothing to recall")
+            raise InputError("no annotated box lies in the range with enough LiDAR points: there is nothing to recall")
         return {"recall": found / counted, "found": found, "counted": counted, "predicted": predicted}
 
 

@@ -16,6 +16,7 @@ from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetri
 from nuscenes.eval.detection.evaluate import NuScenesEval
 from nuscenes.nuscenes import NuScenes
 
+from perceptkd.core.errors import InputError
 from perceptkd.datasets.nuscenes_infos import DEFAULT_SPLITS, LIDAR, load_tables
 from perceptkd.engine.atomic import write_text
 from perceptkd.evaluation.nuscenes_boxes import boxes_to_records
@@ -77,7 +78,7 @@ class NuScenesMetric(BaseMetric):
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         if format_only and out_dir is None:
-            raise ValueError("format_only=True writes the results and nothing else: set out_dir")
+            raise InputError("format_only=True writes the results and nothing else: set out_dir")
         self.data_root = data_root
         self.ann_file = Path(data_root) / ann_file
         self.split = split
@@ -95,7 +96,7 @@ class NuScenesMetric(BaseMetric):
             boxes = predictions["bboxes_3d"]
             tensor = boxes.tensor.detach().cpu().float().numpy()
             if tensor.shape[1] != 9:
-                raise ValueError(f"predicted boxes must have 9 values (with velocity), these have {tensor.shape[1]}")
+                raise InputError(f"predicted boxes must have 9 values (with velocity), these have {tensor.shape[1]}")
             self.results.append(
                 {
                     "token": sample.get("token"),
@@ -149,7 +150,7 @@ class NuScenesMetric(BaseMetric):
             token = result["token"] or infos[result["sample_idx"]]["token"]
             if token not in by_token or token in records:
                 reason = "twice" if token in records else f"but is not in {self.ann_file}"
-                raise ValueError(f"sample {token} was predicted {reason}: evaluate the data set of the metric, once")
+                raise InputError(f"sample {token} was predicted {reason}: evaluate the data set of the metric, once")
             records[token] = boxes_to_records(
                 result["boxes"],
                 result["scores"],
@@ -160,7 +161,7 @@ class NuScenesMetric(BaseMetric):
                 max_boxes=self.config.max_boxes_per_sample,
             )
         if len(records) < len(by_token):
-            raise ValueError(
+            raise InputError(
                 f"{len(records)} of {len(by_token)} frames of {self.ann_file} were predicted; the official evaluator "
                 "needs all: evaluate the whole split, or make info files of a smaller one"
             )
@@ -179,7 +180,7 @@ class NuScenesMetric(BaseMetric):
             metrics, _ = evaluator.evaluate()
         present = {box.detection_name for box in evaluator.gt_boxes.all}
         if not present:
-            raise ValueError(f"split {split} of {self.data_root} has no ground truth box: there is nothing to evaluate")
+            raise InputError(f"split {split} of {self.data_root} has no ground truth box: there is nothing to evaluate")
         return metrics, present
 
     def _keep(self, metrics: DetectionMetrics, submission: dict[str, Any]) -> None:

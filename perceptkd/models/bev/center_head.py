@@ -15,6 +15,7 @@ from mmengine.dist import get_world_size
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from perceptkd.core.errors import InputError
 from perceptkd.models.bev.center_targets import CenterTargets, build_center_targets
 from perceptkd.registry import MODELS
 
@@ -37,7 +38,7 @@ class BEVCenterHead(CenterHead):
         super().__init__(tasks=tasks, **kwargs)
         order = [name for task in tasks for name in task["class_names"]]
         if sorted(order) != sorted(class_names):
-            raise ValueError(f"the tasks hold the classes {sorted(order)}, the dataset {sorted(class_names)}")
+            raise InputError(f"the tasks hold the classes {sorted(order)}, the dataset {sorted(class_names)}")
         to_dataset = torch.tensor([list(class_names).index(name) for name in order])
         self.register_buffer("task_label_to_dataset", to_dataset, persistent=False)
         self.register_buffer("dataset_label_to_task", to_dataset.argsort(), persistent=False)

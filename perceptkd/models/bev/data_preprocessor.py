@@ -8,6 +8,7 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
+from perceptkd.core.errors import InputError
 from perceptkd.ops.voxelize import hard_voxelize
 from perceptkd.registry import MODELS
 
@@ -49,10 +50,10 @@ class BEVDataPreprocessor(BaseDataPreprocessor):
         self.per_image = per_image
         self.with_images = per_image or image_mean is not None
         if per_image and image_mean is not None:
-            raise ValueError("give image_mean and image_std, or per_image=True, not both")
+            raise InputError("give image_mean and image_std, or per_image=True, not both")
         if image_mean is not None:
             if image_std is None or len(image_mean) != 3 or len(image_std) != 3:
-                raise ValueError("image_mean and image_std must both hold three numbers")
+                raise InputError("image_mean and image_std must both hold three numbers")
             self.register_buffer("image_mean", torch.tensor(image_mean).view(3, 1, 1), persistent=False)
             self.register_buffer("image_std", torch.tensor(image_std).view(3, 1, 1), persistent=False)
         self.bgr_to_rgb = bgr_to_rgb
@@ -109,7 +110,7 @@ class BEVDataPreprocessor(BaseDataPreprocessor):
     def _normalize(self, images: Sequence[Tensor]) -> Tensor:
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) != 1:
-            raise ValueError(f"the samples of the batch have images of shapes {sorted(shapes)}: augment to one size")
+            raise InputError(f"the samples of the batch have images of shapes {sorted(shapes)}: augment to one size")
         stacked = torch.stack(list(images))
         if self.bgr_to_rgb:
             stacked = stacked.flip(-3)

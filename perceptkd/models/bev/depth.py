@@ -14,6 +14,7 @@ from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from perceptkd.core.distributed import all_reduce_mean
+from perceptkd.core.errors import InputError
 from perceptkd.models.bev.geometry import Calibration, project_points, ray_directions
 from perceptkd.registry import MODELS
 
@@ -121,7 +122,7 @@ def depth_targets(points: Sequence[Tensor], calibration: Calibration, frustum: T
     target = torch.full((len(points), views * height * width), bins, device=frustum.device)
     for sample, cloud in enumerate(points):
         if cloud.shape[1] < 5:
-            raise ValueError(
+            raise InputError(
                 f"depth targets need points of x, y, z, intensity and age, got {cloud.shape[1]} values per point: load "
                 "them with perceptkd.LoadPoints"
             )

@@ -9,6 +9,7 @@ from mmdet3d.models.detectors import Base3DDetector
 from mmdet3d.structures import Det3DDataSample
 from torch import Tensor, nn
 
+from perceptkd.core.errors import InputError
 from perceptkd.models.bev.geometry import BEVGrid, stack_calibration
 from perceptkd.registry import MODELS
 
@@ -55,7 +56,7 @@ class BEVDetector(Base3DDetector):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         if lidar_encoder is None and camera_encoder is None:
-            raise ValueError("a BEVDetector needs a lidar_encoder, a camera_encoder or both")
+            raise InputError("a BEVDetector needs a lidar_encoder, a camera_encoder or both")
         self.grid = BEVGrid(tuple(point_cloud_range), cell_size_m)
         self.bev_geometry = {"layout": "yx", "extent": self.grid.extent}
         self.lidar_encoder = MODELS.build(lidar_encoder) if lidar_encoder else None
@@ -99,7 +100,7 @@ class BEVDetector(Base3DDetector):
                 losses["loss_depth"] = self.camera_encoder.depth_loss(depth_logits, points, calibration, frustum)
         for name, value in maps.items():
             if value.shape[-2:] != self.grid.shape:
-                raise ValueError(
+                raise InputError(
                     f"{name} made a map of {tuple(value.shape[-2:])} cells (Y, X), the grid of the detector is "
                     f"{self.grid.shape}: voxel size, stride and point_cloud_range of the config disagree"
                 )

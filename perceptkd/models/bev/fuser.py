@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from perceptkd.core.errors import InputError
 from perceptkd.registry import MODELS
 
 
@@ -17,7 +18,7 @@ class PassThrough(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return the only map of ``maps`` ([B, C, Y, X])."""
         if len(maps) != 1:
-            raise ValueError(f"PassThrough takes the map of one sensor, got {len(maps)}: use ChannelAttentionFuser")
+            raise InputError(f"PassThrough takes the map of one sensor, got {len(maps)}: use ChannelAttentionFuser")
         return maps[0]
 
 

@@ -16,6 +16,8 @@ import torch
 from mmdet3d.structures import Det3DDataSample
 from torch import Tensor
 
+from perceptkd.core.errors import InputError
+
 CALIBRATION_KEYS = ("cam2img", "lidar2cam", "img_aug_matrix", "lidar_aug_matrix")
 
 
@@ -36,7 +38,7 @@ class BEVGrid:
         for low, high in ((x0, x1), (y0, y1)):
             cells = (high - low) / self.cell_size_m
             if not math.isclose(cells, round(cells), abs_tol=1e-3):
-                raise ValueError(
+                raise InputError(
                     f"[{low}, {high}] m is {cells:.3f} cells of {self.cell_size_m} m: choose a whole number of cells"
                 )
 

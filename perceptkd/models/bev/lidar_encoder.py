@@ -8,6 +8,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from perceptkd.core.errors import InputError
 from perceptkd.registry import MODELS
 
 
@@ -27,7 +28,7 @@ class LidarEncoder(BaseModule):
     def __init__(self, voxel_encoder: Mapping, middle_encoder: Mapping, *, channels_last: bool = False) -> None:
         super().__init__()
         if voxel_encoder["type"].endswith("PillarFeatureNet") and voxel_encoder.get("legacy", True):
-            raise ValueError("PillarFeatureNet(legacy=True) writes into its input: set legacy=False")
+            raise InputError("PillarFeatureNet(legacy=True) writes into its input: set legacy=False")
         self.voxel_encoder = MODELS.build(voxel_encoder)
         self.middle_encoder = MODELS.build(middle_encoder)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -44,7 +45,7 @@ class LidarEncoder(BaseModule):
         """
         coordinates = voxels["coors"]
         if len(coordinates) == 0:
-            raise ValueError(
+            raise InputError(
                 f"none of the {batch_size} clouds of the batch has a point inside point_cloud_range: check the files, "
                 "the unit (metres) and the range of the config"
             )

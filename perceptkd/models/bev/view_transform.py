@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from perceptkd.core.errors import InputError
 from perceptkd.models.bev.depth import CameraAwareDepthNet, ray_embedding
 from perceptkd.models.bev.geometry import BEVGrid, Calibration, build_frustum, lift_frustum
 from perceptkd.ops.bev_pool import bev_pool
@@ -56,7 +57,7 @@ class LSSViewTransform(nn.Module):
     ) -> None:
         super().__init__()
         if any(pixels % feature_stride for pixels in image_size):
-            raise ValueError(f"image size {tuple(image_size)} is not a multiple of feature_stride={feature_stride}")
+            raise InputError(f"image size {tuple(image_size)} is not a multiple of feature_stride={feature_stride}")
         self.grid = BEVGrid(tuple(point_cloud_range), cell_size_m)
         depths = torch.arange(*depth_bins_m)
         feature_size = (image_size[0] // feature_stride, image_size[1] // feature_stride)
@@ -79,7 +80,7 @@ class LSSViewTransform(nn.Module):
         """
         depth_bins = len(self.frustum)
         if features.shape[-2:] != self.frustum.shape[1:3]:
-            raise ValueError(
+            raise InputError(
                 f"image features are {tuple(features.shape[-2:])}, the frustum is {tuple(self.frustum.shape[1:3])}: "
                 "image_size or feature_stride of the view transform does not match the pipeline or the neck"
             )
