@@ -65,8 +65,7 @@ def main() -> None:
     if not os.environ.get("PERCEPTKD_REAL_DATA"):
         sys.exit("PERCEPTKD_REAL_DATA is not set: name the folder that holds mmdet3d_demo/nuscenes")
     config = Config.fromfile(CONFIG)
-    found = ensure_trained({"teacher": config.model.teachers}, FOLDER / "runs", ("val",))
-    (teacher,) = found["teacher"].values()
+    (teacher,) = ensure_trained(config.model.teachers, FOLDER / "runs", ("val",)).values()
     student = run_job(Job("student", CONFIG, 0, FOLDER / "runs"))
     missed = teacher["val"]["boxes/counted"] - teacher["val"]["boxes/found"]
     allowed = MISSED_SHARE * teacher["val"]["boxes/counted"]

@@ -55,8 +55,6 @@ def compare_section(path: Path) -> str:
         "| --- |" + " ---: |" * (len(seeds) + 1),
         "| teacher |" + " |" * len(seeds) + f" {result['teacher']:.2f} |",
     ]
-    for name, value in result["pretrained"].items():
-        rows.append(f"| {name} before |" + " |" * len(seeds) + f" {value:.2f} |")
     for name in ("control", "control_equal_time", "distilled"):
         if name in result:
             values = list(result[name].values())

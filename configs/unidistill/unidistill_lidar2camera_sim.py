@@ -1,9 +1,9 @@
 # UniDistill: a LiDAR detector teaches a camera detector, on SimWorld's splits train, tune and report.
 # Both read one sample with one scene augmentation; the weights are the published ones from LiDAR to camera.
 _base_ = [
-    "../_base_/models/bev_camera_sim_pretrained.py",
+    "../_base_/models/bev_camera_sim.py",
     "../_base_/datasets/nuscenes_sim_splits.py",
-    "../_base_/schedules/bev_sim_splits_short.py",
+    "../_base_/schedules/bev_sim_splits_long.py",
     "../_base_/runtime/default.py",
 ]
 
@@ -22,6 +22,8 @@ model = dict(
     ],
 )
 train_dataloader = dict(batch_size=1)
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
 val_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
-default_hooks = dict(checkpoint=dict(save_best="nuscenes/near_mAP", rule="greater"))
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1152, save_best="nuscenes/near_mAP", rule="greater"))
+log_processor = dict(by_epoch=False)

@@ -152,40 +152,6 @@ def check_data(config: Config, *, stages: Sequence[str]) -> None:
                 raise UserError(describe_missing(str(path)))
 
 
-def check_starting_weights(config: Config) -> None:
-    """Stop before anything is built if the weights that the config's ``pretrained`` promises are missing.
-
-    Raises:
-        UserError: Names the file and the commands that make it.
-    """
-    for source in config.get("pretrained", {}).values():
-        path = Path(source["checkpoint"])
-        if not path.exists():
-            raise UserError(
-                f"{path}, where the student starts from, does not exist: make it with python tools/train.py "
-                f"{source['config']} --work-dir {path.parent}; tools/compare.py does that by itself"
-            )
-        if source["checkpoint"] not in strings(config.model.to_dict()):
-            raise UserError(
-                f"pretrained names {path}, but the model starts from other weights: set init_cfg.checkpoint of the "
-                "student to the same path"
-            )
-
-
-def strings(value: Any) -> Iterator[str]:
-    """All strings of a nested configuration.
-
-    >>> sorted(strings({"a": ["b", {"c": "d"}], "e": 1}))
-    ['b', 'd']
-    """
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from (found for item in value.values() for found in strings(item))
-    elif isinstance(value, list | tuple):
-        yield from (found for item in value for found in strings(item))
-
-
 def collect_datasets(dataset: Any) -> Iterator[Mapping[str, Any]]:
     """All dataset configs inside wrappers, the wrappers included."""
     if isinstance(dataset, Mapping):

@@ -36,30 +36,27 @@ RESULTS = ROOT / "benchmarks" / "results" / "compare"
 
 
 def ensure_trained(
-    sources: Mapping[str, Mapping[str, Any]], folder: Path, splits: tuple[str, ...], *, parallel: int = 1
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Trains the models whose checkpoints are missing and evaluates all of them.
+    teachers: Mapping[str, Any], folder: Path, splits: tuple[str, ...], *, parallel: int = 1
+) -> dict[str, dict[str, Any]]:
+    """Trains the teachers whose checkpoints are missing and evaluates all of them.
 
     A checkpoint goes where the configuration of the student expects it, its recorded metrics beside it. One that is
     there already, and not of the same training, is evaluated as it is: the figure must be that of the weights in use.
 
     Args:
-        sources: by what they are to the student (``teacher``, ``pretrained``) and name: ``config`` and ``checkpoint``.
+        teachers: ``config`` and ``checkpoint`` of each, by name.
         folder: where the runs live.
         splits: which loaders to evaluate on.
         parallel: how many to train at a time, see ``run_jobs``.
 
     Returns:
-        The result of each model's job, by role and name, with ``given``: whether the checkpoint was there before, and
-        its ``sha256``.
+        The result of each teacher's job, by its name, with ``given``: whether the checkpoint was there before, and its
+        ``sha256``.
     """
-    jobs = {}
-    for role, models in sources.items():
-        for name, source in models.items():
-            jobs[role, name] = _job_of_source(role, name, source, folder, splits)
-    results: dict[str, dict[str, Any]] = {role: {} for role in sources}
-    for (role, name), result in zip(jobs, run_jobs(list(jobs.values()), parallel=parallel), strict=True):
-        target = Path(sources[role][name]["checkpoint"])
+    jobs = {name: _job_of_teacher(name, source, folder, splits) for name, source in teachers.items()}
+    results = {}
+    for name, result in zip(jobs, run_jobs(list(jobs.values()), parallel=parallel), strict=True):
+        target = Path(teachers[name]["checkpoint"])
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(result["checkpoint"], target.with_suffix(".tmp"))
@@ -67,20 +64,20 @@ def ensure_trained(
         if "val" in result and recorded_metrics(target) is None:
             record_metrics(target, result["val"])
         sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
-        results[role][name] = {**result, "given": jobs[role, name].checkpoint is not None, "sha256": sha256}
+        results[name] = {**result, "given": jobs[name].checkpoint is not None, "sha256": sha256}
     return results
 
 
-def _job_of_source(role: str, name: str, source: Any, folder: Path, splits: tuple[str, ...]) -> Job:
-    """The training of a model, or the evaluation alone where its checkpoint is there and of another training."""
+def _job_of_teacher(name: str, source: Any, folder: Path, splits: tuple[str, ...]) -> Job:
+    """The training of a teacher, or the evaluation alone where its checkpoint is there and of another training."""
     if not (isinstance(source.get("config"), str) and source.get("checkpoint")):
-        raise UserError(f"{role} '{name}' needs config='<path>' and checkpoint=: a comparison trains and scores it")
+        raise UserError(f"teacher '{name}' needs config='<path>' and checkpoint=: a comparison trains and scores it")
     check_data(load_config(source["config"]), stages=("train", *splits))
-    job = Job(name=f"{role}-{name}", config=source["config"], seed=0, folder=folder, splits=splits)
+    job = Job(name=f"teacher-{name}", config=source["config"], seed=0, folder=folder, splits=splits)
     target = Path(source["checkpoint"])
     if target.exists() and not _is_trained_by(job, target):
-        print(f"{role} '{name}': {target} is there and is used as it is; remove it to train it anew", flush=True)
-        return replace(job, name=f"{role}-{name}-given", checkpoint=str(target))
+        print(f"teacher '{name}': {target} is there and is used as it is; remove it to train it anew", flush=True)
+        return replace(job, name=f"teacher-{name}-given", checkpoint=str(target))
     return job
 
 
@@ -124,9 +121,7 @@ def compare(
     folder = folder / Path(config_path).stem
     splits = (split,)
     check_data(config, stages=("train", *splits))
-    sources = {"teacher": config.model.teachers, "pretrained": config.get("pretrained", {})}
-    found = ensure_trained(sources, folder, splits, parallel=parallel)
-    teachers, start = found["teacher"], found["pretrained"]
+    teachers = ensure_trained(config.model.teachers, folder, splits, parallel=parallel)
     control = Job("control", config_path, 0, folder, control_options(options), splits)
     kinds = {"control": control, "distilled": replace(control, name="distilled", options=options)}
     if equal_time is not None:
@@ -137,7 +132,7 @@ def compare(
     metric = config.default_hooks.checkpoint.get("save_best") or "auto"
     if metric == "auto":
         metric = next(iter(runs["control"][seeds[0]][split]))
-    result = summarise(config_path, config.get("task", "detection"), metric, split, teachers, runs, start)
+    result = summarise(config_path, config.get("task", "detection"), metric, split, teachers, runs)
     result |= {"world": describe_world(config), "parallel": parallel}
     first = {name: next(iter(group.values())) for name, group in {"teacher": teachers, **runs}.items()}
     result["runs"] = {name: {key: run[key] for key in ("folder", "checkpoint")} for name, run in first.items()}
@@ -166,12 +161,8 @@ def summarise(
     split: str,
     teachers: dict[str, dict[str, Any]],
     runs: dict[str, dict[int, dict[str, Any]]],
-    start: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Turns the runs into gains, in points: fractions such as mAP count 100 times.
-
-    ``start`` holds the result of the weights that every student starts from, where there are such.
-    """
+    """Turns the runs into gains, in points: fractions such as mAP count 100 times."""
 
     def points(run: Mapping[str, Any]) -> float:
         return run[split][metric] * (100 if metric.endswith(FRACTIONS) else 1)
@@ -188,10 +179,9 @@ def summarise(
         "metric": metric,
         "split": split,
         "teacher": teacher,
-        "pretrained": {name: points(result) for name, result in (start or {}).items()},
         "sources": {
             name: {key: result[key] for key in ("checkpoint", "sha256", "given") if key in result}
-            for name, result in {**teachers, **(start or {})}.items()
+            for name, result in teachers.items()
         },
         **values,
         "gain": {
@@ -274,7 +264,6 @@ def table(result: dict[str, Any]) -> str:
     seeds = list(result["control"])
     header = ["", *(f"seed {seed}" for seed in seeds), "mean"]
     rows = [["teacher", *[""] * len(seeds), f"{result['teacher']:.2f}"]]
-    rows += [[f"{name} before", *[""] * len(seeds), f"{value:.2f}"] for name, value in result["pretrained"].items()]
     for name in ("control", "control_equal_time", "distilled"):
         if name in result:
             numbers = list(result[name].values())
@@ -320,8 +309,6 @@ def verdict(result: Mapping[str, Any]) -> str:
         parts.append(f"but the control still moved at its end (seed {', '.join(unsettled)})")
     if None in result["control_settled"].values():
         parts.append("but whether the control had settled is not known")
-    if result["pretrained"]:
-        parts.append("all students start from the same weights, so that seeds differ in the order of the data alone")
     given = [name for name, source in result["sources"].items() if source.get("given")]
     if given:
         parts.append(f"with the weights of {', '.join(given)} as they were found")

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from perceptkd.cli.arguments import UserError, annotation_path, collect_datasets, strings
+from perceptkd.cli.arguments import UserError, annotation_path, collect_datasets
 from perceptkd.cli.provenance import write_json
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -104,6 +104,20 @@ def deciding_files(config: Mapping[str, Any]) -> set[Path]:
     if config.get("data_root"):
         found.add(Path(config["data_root"]) / "world.json")
     return {path for path in found if path.is_file()}
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All strings of a nested configuration.
+
+    >>> sorted(strings({"a": ["b", {"c": "d"}], "e": 1}))
+    ['b', 'd']
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (found for item in value.values() for found in strings(item))
+    elif isinstance(value, list | tuple):
+        yield from (found for item in value for found in strings(item))
 
 
 def source_digest() -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from perceptkd.cli.arguments import (
@@ -17,12 +16,10 @@ from perceptkd.cli.arguments import (
     add_run_arguments,
     build_parser,
     check_data,
-    check_starting_weights,
     run_command,
     set_local_rank,
 )
 from perceptkd.core.source import load_config
-from perceptkd.engine.checkpoints import load_student
 from perceptkd.engine.distributed import prepare_cpu_processes
 
 OUR_AMP = "perceptkd.AmpOptimWrapper"
@@ -79,8 +76,6 @@ def build_runner(
     """
     config = read_config(source, options=options, work_dir=work_dir)
     check_data(config, stages=stages)
-    if "train" in stages:
-        check_starting_weights(config)
     config.randomness = {"seed": 0, **config.get("randomness", {})}
     if seed is not None:
         config.randomness.seed = seed
@@ -96,10 +91,7 @@ def build_runner(
         _enable_lr_scaling(config)
     prepare_cpu_processes(config)
     _separate_runs(config)
-    runner = Runner.from_cfg(config)
-    if "train" in stages:
-        _check_start(runner, config)
-    return runner
+    return Runner.from_cfg(config)
 
 
 def train(source: Mapping[str, Any] | Path | str, **kwargs: Any) -> Runner:
@@ -121,13 +113,6 @@ def _enable_lr_scaling(config: Config) -> None:
     if "base_batch_size" not in config.get("auto_scale_lr", {}):
         raise UserError("--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config")
     config.auto_scale_lr.enable = True
-
-
-def _check_start(runner: Runner, config: Config) -> None:
-    """MMEngine's ``Pretrained`` skips what does not fit; weights that a student must start from have to fit exactly."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    for source in config.get("pretrained", {}).values():
-        load_student(getattr(model, "student", model), source["checkpoint"])
 
 
 def _separate_runs(config: Config) -> None:

@@ -12,7 +12,6 @@ from perceptkd.cli.arguments import (
     ConfigOptions,
     UserError,
     check_data,
-    check_starting_weights,
     describe_missing,
     run_command,
 )
@@ -129,19 +128,3 @@ def test_missing_data_are_found_inside_wrappers(tmp_path: Path) -> None:
     check_data(Config({"train_dataloader": loader(data_root=str(tmp_path), ann_file="a.pkl")}), stages=("train",))
     remote = loader(ann_file="s3://bucket/a.pkl")
     check_data(Config({"train_dataloader": remote}), stages=("train",))
-
-
-def test_missing_starting_weights_name_what_makes_them(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "pretrained" / "epoch_1.pth"
-    start = {"init_cfg": {"type": "Pretrained", "checkpoint": str(checkpoint)}}
-    source = {"config": "alone.py", "checkpoint": str(checkpoint)}
-    config = Config({"pretrained": {"student": source}, "model": {"student": start}})
-    with pytest.raises(UserError, match=rf"tools/train\.py alone\.py --work-dir {checkpoint.parent}"):
-        check_starting_weights(config)
-    checkpoint.parent.mkdir()
-    checkpoint.touch()
-    check_starting_weights(config)
-    check_starting_weights(Config({}))
-    config.model.student.init_cfg.checkpoint = "others.pth"
-    with pytest.raises(UserError, match="the model starts from other weights"):
-        check_starting_weights(config)

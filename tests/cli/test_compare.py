@@ -86,16 +86,6 @@ def test_one_seed_has_no_deviation_and_shows_nothing() -> None:
     assert verdict(result).startswith("one seed shows nothing")
 
 
-def test_the_weights_that_all_students_start_from_are_scored_too() -> None:
-    start = {"student": {"val": {METRIC: 0.25}}}
-    result = summarise(
-        "c.py", "detection", METRIC, "val", {"t": {"val": {METRIC: 0.7}}}, runs(CONTROL, DISTILLED), start
-    )
-    assert result["pretrained"] == {"student": 25.0}
-    assert "student before" in table(result)
-    assert "all students start from the same weights" in verdict(result)
-
-
 def test_weights_that_were_found_are_named() -> None:
     teacher = {"val": {METRIC: 0.7}, "checkpoint": "t.pth", "sha256": "ab", "given": True}
     result = summarise("c.py", "detection", METRIC, "val", {"lidar": teacher}, runs(CONTROL, DISTILLED))
@@ -214,17 +204,17 @@ def test_a_missing_teacher_is_trained_and_put_where_the_student_expects_it(
     teacher_config: Any, started: list[Any], tmp_path: Path
 ) -> None:
     target = Path(teacher_config.model.teachers.lidar.checkpoint)
-    ensure_trained({"teacher": teacher_config.model.teachers}, tmp_path / "runs", ("val",))
+    ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
     assert target.read_bytes() == b"trained"
     assert json.loads((target.parent / "metrics.json").read_text()) == {"epoch_1.pth": {METRIC: 0.7}}
     # which check_teacher compares with, whatever split was asked for
     (target.parent / "metrics.json").unlink()
-    results = ensure_trained({"teacher": teacher_config.model.teachers}, tmp_path / "runs", ("test", "val"))
+    results = ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("test", "val"))
     assert json.loads((target.parent / "metrics.json").read_text()) == {"epoch_1.pth": {METRIC: 0.7}}
-    assert results["teacher"]["lidar"]["given"] is False
-    assert results["teacher"]["lidar"]["sha256"] == hashlib.sha256(b"trained").hexdigest()
+    assert results["lidar"]["given"] is False
+    assert results["lidar"]["sha256"] == hashlib.sha256(b"trained").hexdigest()
     # and the next time it is the trained one
-    ensure_trained({"teacher": teacher_config.model.teachers}, tmp_path / "runs", ("val",))
+    ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
     assert [job.checkpoint for job in started] == [None, None, None]
 
 
@@ -234,10 +224,10 @@ def test_a_teacher_that_is_there_is_scored_as_it_is(
     target = Path(teacher_config.model.teachers.lidar.checkpoint)
     target.parent.mkdir(parents=True)
     target.write_bytes(b"published")
-    results = ensure_trained({"teacher": teacher_config.model.teachers}, tmp_path / "runs", ("val",))
+    results = ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
     assert [job.checkpoint for job in started] == [str(target)]
-    assert results["teacher"]["lidar"]["checkpoint"] == str(target)
-    assert results["teacher"]["lidar"]["given"] is True
+    assert results["lidar"]["checkpoint"] == str(target)
+    assert results["lidar"]["given"] is True
     assert target.read_bytes() == b"published"
     assert "is used as it is; remove it to train it anew" in capsys.readouterr().out
 
