@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -24,6 +25,7 @@ from measure import single_row, write_results
 from perceptkd.cli.provenance import ROOT
 from perceptkd.engine.backends import backends
 
+FOLDER = ROOT / "work_dirs/startup"
 IMPORTS = 20
 IMPORT_TARGET_S, WORLD_TARGET_S, DEMO_TARGET_MIN = 1.0, 180.0, 15.0
 TIMED_IMPORT = "import time; start = time.perf_counter(); import perceptkd; print(time.perf_counter() - start)"
@@ -49,7 +51,9 @@ def main() -> None:
         world = ("tools/create_data.py", "simworld", "--out", "data/simworld")
         world_s, _ = run(python, *world, folder=clone, home=home)
         demo_s, _ = run("make", "demo", folder=clone, home=home)
-        summary = json.loads((clone / "work_dirs/demo/summary.json").read_text())
+        shutil.copytree(clone / "work_dirs/demo", FOLDER, dirs_exist_ok=True, ignore=shutil.ignore_patterns("runs"))
+    summary = json.loads((FOLDER / "summary.json").read_text())
+    print(f"summary and pictures of the demo: {FOLDER}")
     import_s = round(statistics.median(imports), 3)
     rows = [
         single_row("make install, empty cache", round(install_s), unit="s"),
