@@ -1,5 +1,6 @@
 """Several processes on a machine without a GPU, for which MMEngine's launcher and wrapper insist on one."""
 
+import gc
 from typing import Any
 
 import torch
@@ -35,6 +36,12 @@ def prepare_cpu_processes(config: Config) -> None:
 
 
 def leave_processes() -> None:
-    """Leave the group of processes, if this one is in one: gloo's threads abort an interpreter that ends under them."""
+    """Leave the group of processes, if this one is in one, and wait for gloo's threads.
+
+    Such a thread may hold the last tensor of a finished broadcast. Freeing it takes the interpreter's lock, which in an
+    interpreter that is about to end aborts the process. The group ends its threads when nothing refers to it any more,
+    and a Runner, which has cycles, refers to it until they are collected.
+    """
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+        gc.collect()
