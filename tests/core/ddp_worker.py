@@ -15,6 +15,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 
 from perceptkd.core import DistillModel
+from perceptkd.engine.distributed import leave_processes
 
 
 def build() -> DistillModel:
@@ -54,5 +55,4 @@ if __name__ == "__main__":
     if world_size > 1:
         dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=world_size)
     train(rank, world_size, Path(sys.argv[4]))
-    if world_size > 1:
-        dist.destroy_process_group()
+    leave_processes()

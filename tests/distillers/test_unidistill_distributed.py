@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from perceptkd.engine.distributed import leave_processes
+
 RANKS = 2
 BOXES = [
     [(10.0, 5.0, 4.6, 2.0, 0.5)],
@@ -67,7 +69,7 @@ def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     make_taps, make_step = (fixture.__wrapped__() for fixture in (conftest.make_taps, conftest.make_step))
     torch.save(gradients([rank], make_taps, make_step), folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":
