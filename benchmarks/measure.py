@@ -17,6 +17,7 @@ import numpy as np
 
 from perceptkd.cli.provenance import provenance, write_json
 
+SPCONV = "spconv==2.3.8"  # the peer of sparse convolution and voxelization
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
 

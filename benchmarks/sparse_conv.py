@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import Row, paired_row, single_row, write_results
+from measure import SPCONV, Row, paired_row, single_row, write_results
 from torch import Tensor
 
 from perceptkd.core.optional import MissingDependencyError, require
@@ -25,7 +25,6 @@ from perceptkd.engine.backends import backends
 from perceptkd.ops.sparse import SparseConv3d, SparseTensor, SubMConv3d, chosen_backend
 from perceptkd.ops.sparse.kernel_map import build_kernel_map
 
-PEER = "spconv==2.3.8"
 VOXEL_SIZE_M = 0.1
 RANGE_START_M = (-80.0, -80.0, -2.0)
 SHAPE = (80, 1600, 1600)
@@ -47,7 +46,7 @@ def load_cells(path: Path) -> Tensor:
 def load_spconv() -> Any | None:
     """spconv, its backward made to run without CUDA; None where it is not installed."""
     try:
-        spconv = require("spconv.pytorch", package=PEER)
+        spconv = require("spconv.pytorch", package=SPCONV)
     except MissingDependencyError:
         return None
     spconv.ops.get_current_stream = lambda: 0
@@ -57,7 +56,7 @@ def load_spconv() -> Any | None:
 def row(name: str, ours: Callable[[], Any], peer: Callable[[], Any] | None, target: float | None, pairs: int) -> Row:
     """A pair of timings, or a row that says that there is no peer."""
     if peer is None:
-        return single_row(name, None, unit="ms", note=f"spconv is not installed; pip install {PEER}")
+        return single_row(name, None, unit="ms", note=f"spconv is not installed; pip install {SPCONV}")
     return paired_row(name, ours, peer, peer_name="spconv CPU float32", target=target, pairs=pairs)
 
 

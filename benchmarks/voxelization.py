@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import Row, paired_row, single_row, time_ms, write_results
+from measure import SPCONV, Row, paired_row, single_row, time_ms, write_results
 
 from perceptkd.core.optional import require
 from perceptkd.engine.backends import backends
@@ -49,7 +49,7 @@ def load_points(path: Path) -> torch.Tensor:
 
 def against_spconv(points: torch.Tensor, max_points: int) -> Row:
     """One paired row; raises when the voxels differ."""
-    spconv_utils = require("spconv.utils", package="spconv==2.3.8")
+    spconv_utils = require("spconv.utils", package=SPCONV)
     from cumm import tensorview  # which spconv depends on
 
     generator = spconv_utils.Point2VoxelCPU3d(

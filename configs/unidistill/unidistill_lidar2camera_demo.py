@@ -16,7 +16,7 @@ model = dict(
             checkpoint="work_dirs/teachers/lidar_voxel_demo/epoch_4.pth",
         )
     ),
-    # a tenth of the published weights, which leave a young student little of a clipped gradient to detect with
+    # a tenth of the published weights, which outweigh the student's own losses here
     distillers=[
         dict(type="perceptkd.UniDistill", teacher="lidar", weights=dict(feature=10.0, relation=4.0, response=1.0))
     ],

@@ -1,6 +1,6 @@
 # UniDistill: a LiDAR detector teaches a camera detector, on SimWorld's splits train, tune and report.
-# Both read one sample with one scene augmentation. The weights are a tenth of the published ones, chosen on tune: at
-# three tenths the heatmap losses fall slower, at the whole the gradient, clipped to 10, is the feature term's alone.
+# Both read one sample with one scene augmentation. The weights are a tenth of the published ones, which
+# outweigh the student's own losses here.
 _base_ = [
     "../_base_/models/bev_camera_sim.py",
     "../_base_/datasets/nuscenes_sim_splits.py",

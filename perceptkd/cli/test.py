@@ -116,7 +116,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         taken, or a student's (epoch_N_student.pth). Teachers are neither built nor needed.
         """,
         examples="""
-        python tools/test.py configs/bev/camera_sim.py work_dirs/camera_sim/epoch_12.pth
+        python tools/test.py configs/bev/camera_sim.py work_dirs/camera_sim/epoch_4.pth
         python tools/test.py CONFIG work_dirs/run/epoch_12_student.pth --out predictions.pkl
         python tools/test.py work_dirs/run/student.py work_dirs/run/epoch_12_student.pth
         bash tools/dist_test.sh CONFIG CHECKPOINT 8                            # eight GPUs
