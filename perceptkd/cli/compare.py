@@ -23,6 +23,7 @@ from perceptkd.cli.jobs import Job, read_result, run_jobs
 from perceptkd.cli.provenance import ROOT, provenance, write_json
 from perceptkd.cli.train import read_config
 from perceptkd.core.source import load_config
+from perceptkd.engine.atomic import atomic_path
 from perceptkd.engine.checkpoints import record_metrics, recorded_metrics
 from perceptkd.engine.student import is_distillation
 
@@ -58,9 +59,8 @@ def ensure_trained(
     for name, result in zip(jobs, run_jobs(list(jobs.values()), parallel=parallel), strict=True):
         target = Path(teachers[name]["checkpoint"])
         if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(result["checkpoint"], target.with_suffix(".tmp"))
-            target.with_suffix(".tmp").replace(target)
+            with atomic_path(target) as temporary:
+                shutil.copyfile(result["checkpoint"], temporary)
         if "val" in result and recorded_metrics(target) is None:
             record_metrics(target, result["val"])
         sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
