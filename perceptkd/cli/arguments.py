@@ -25,7 +25,7 @@ DEFAULT_WORK_DIRS = Path("work_dirs")
 #: Folders of simulated worlds, with the options that write them as the configs expect them.
 WORLDS = {
     "simworld": "",
-    "simworld_demo": " --splits train=64 tune=12 --keyframes 5",
+    "simworld_demo": " --splits train=56 tune=12 --keyframes 5",
     "simworld_splits": " --splits train=120 tune=24 report=24 --keyframes 6",
 }
 

@@ -1,5 +1,5 @@
 # SimWorld as `make demo` writes it: short scenes, because many streets teach a detector more than many frames of one.
-# `python tools/create_data.py simworld --out data/simworld_demo --splits train=64 tune=12 --keyframes 5`.
+# `python tools/create_data.py simworld --out data/simworld_demo --splits train=56 tune=12 --keyframes 5`.
 _base_ = ["./nuscenes_sim.py"]
 
 data_root = "data/simworld_demo/nuscenes"
