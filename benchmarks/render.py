@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from perceptkd.cli.compare import cost, official_scores, verdict
+from perceptkd.cli.comparison_text import cost, official_scores, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

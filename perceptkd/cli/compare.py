@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, check_data, run_command
+from perceptkd.cli.comparison_text import table
 from perceptkd.cli.jobs import Job, read_result, run_jobs
-from perceptkd.cli.provenance import ROOT, provenance, write_json
+from perceptkd.cli.provenance import provenance, write_json
 from perceptkd.cli.train import read_config
+from perceptkd.core.checkpoint import find_checkpoint
 from perceptkd.core.source import load_config
 from perceptkd.engine.atomic import atomic_path
 from perceptkd.engine.checkpoints import record_metrics, recorded_metrics
@@ -30,10 +32,8 @@ from perceptkd.engine.student import is_distillation
 SETTLED_SHARE = 0.05
 LAST_PART = 0.2
 MEANINGFUL_GAP = 1.0
-MEANINGFUL_CONTROL = 10.0
 FRACTIONS = ("mAP", "NDS", "mAP_50")
-OFFICIAL = ("nuscenes/mAP", "nuscenes/NDS")
-RESULTS = ROOT / "benchmarks" / "results" / "compare"
+RESULTS = Path("benchmarks/results/compare")
 
 
 def ensure_trained(
@@ -43,6 +43,7 @@ def ensure_trained(
 
     A checkpoint goes where the configuration of the student expects it, its recorded metrics beside it. One that is
     there already, and not of the same training, is evaluated as it is: the figure must be that of the weights in use.
+    The student finds them by the same rule.
 
     Args:
         teachers: ``config`` and ``checkpoint`` of each, by name.
@@ -57,11 +58,12 @@ def ensure_trained(
     jobs = {name: _job_of_teacher(name, source, folder, splits) for name, source in teachers.items()}
     results = {}
     for name, result in zip(jobs, run_jobs(list(jobs.values()), parallel=parallel), strict=True):
-        target = Path(teachers[name]["checkpoint"])
-        if not target.exists():
+        present = _present_checkpoint(name, teachers[name])
+        target = present or Path(teachers[name]["checkpoint"]).expanduser()
+        if present is None:
             with atomic_path(target) as temporary:
                 shutil.copyfile(result["checkpoint"], temporary)
-        if "val" in result and recorded_metrics(target) is None:
+        if "val" in result and (present is None or recorded_metrics(target) is None):
             record_metrics(target, result["val"])
         sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
         results[name] = {**result, "given": jobs[name].checkpoint is not None, "sha256": sha256}
@@ -74,11 +76,31 @@ def _job_of_teacher(name: str, source: Any, folder: Path, splits: tuple[str, ...
         raise UserError(f"teacher '{name}' needs config='<path>' and checkpoint=: a comparison trains and scores it")
     check_data(load_config(source["config"]), stages=("train", *splits))
     job = Job(name=f"teacher-{name}", config=source["config"], seed=0, folder=folder, splits=splits)
-    target = Path(source["checkpoint"])
-    if target.exists() and not _is_trained_by(job, target):
+    target = _present_checkpoint(name, source)
+    if target is not None and not _is_trained_by(job, target):
         print(f"teacher '{name}': {target} is there and is used as it is; remove it to train it anew", flush=True)
         return replace(job, name=f"teacher-{name}-given", checkpoint=str(target))
     return job
+
+
+def _present_checkpoint(name: str, source: Any) -> Path | None:
+    """The file that the student would load; None where it is still to be trained.
+
+    Raises:
+        UserError: the checkpoint is an address or a pattern of no file, which no training can fill.
+        CheckpointError: a pattern of several files.
+    """
+    given = str(source["checkpoint"])
+    if "://" in given:
+        raise UserError(
+            f"teacher '{name}': a comparison keeps the hash of the weights: download {given} and name the file"
+        )
+    try:
+        return Path(find_checkpoint(given, name=name, stem=Path(source["config"]).stem, config=source["config"]))
+    except FileNotFoundError as error:
+        if "*" in given:
+            raise UserError(f"{error}; to have it trained, name the file it shall become instead of {given}") from error
+        return None
 
 
 def _is_trained_by(job: Job, checkpoint: Path) -> bool:
@@ -114,6 +136,8 @@ def compare(
     Raises:
         UserError: the configuration does not distil, its data are missing, or a run failed.
     """
+    if equal_time is not None and equal_time <= 1:
+        raise UserError(f"--equal-time {equal_time} is no longer control: give distilled step / student step, above 1")
     options = dict(options or {})
     config = read_config(config_path, options=options)
     if not is_distillation(config):
@@ -121,22 +145,37 @@ def compare(
     folder = folder / Path(config_path).stem
     splits = (split,)
     check_data(config, stages=("train", *splits))
-    teachers = ensure_trained(config.model.teachers, folder, splits, parallel=parallel)
     control = Job("control", config_path, 0, folder, control_options(options), splits)
     kinds = {"control": control, "distilled": replace(control, name="distilled", options=options)}
     if equal_time is not None:
         kinds["control_equal_time"] = replace(control, name="control-equal-time", schedule_factor=equal_time)
+    for job in kinds.values():
+        job.build_config()  # a fault shows before the hours of training
+    teachers = ensure_trained(config.model.teachers, folder, splits, parallel=parallel)
+    metric = _metric(config, teachers, split)
     jobs = {(kind, seed): replace(job, seed=seed) for seed in seeds for kind, job in kinds.items()}
     results = dict(zip(jobs, run_jobs(list(jobs.values()), parallel=parallel), strict=True))
     runs = {kind: {seed: results[kind, seed] for seed in seeds} for kind in kinds}
-    metric = config.default_hooks.checkpoint.get("save_best") or "auto"
-    if metric == "auto":
-        metric = next(iter(runs["control"][seeds[0]][split]))
     result = summarise(config_path, config.get("task", "detection"), metric, split, teachers, runs)
-    result |= {"world": describe_world(config), "parallel": parallel}
+    result["world"] = describe_world(config)
     first = {name: next(iter(group.values())) for name, group in {"teacher": teachers, **runs}.items()}
     result["runs"] = {name: {key: run[key] for key in ("folder", "checkpoint")} for name, run in first.items()}
     return result
+
+
+def _metric(config: Mapping[str, Any], teachers: Mapping[str, Mapping[str, Any]], split: str) -> str:
+    """The metric to compare by: the one the configuration saves the best checkpoint by, else the teacher's first."""
+    metrics = {name: result[split] for name, result in teachers.items()}
+    chosen = config.get("default_hooks", {}).get("checkpoint", {}).get("save_best") or "auto"
+    if chosen == "auto":
+        chosen = next(iter(next(iter(metrics.values()))))
+    for name, measured in metrics.items():
+        if chosen not in measured:
+            raise UserError(
+                f"the comparison goes by {chosen} (default_hooks.checkpoint.save_best), which the evaluation of "
+                f"teacher '{name}' does not give; it gives {', '.join(measured)}: use one {split}_evaluator for both"
+            )
+    return chosen
 
 
 def describe_world(config: Mapping[str, Any]) -> dict[str, str] | None:
@@ -173,6 +212,7 @@ def summarise(
     teacher = max(points(result) for result in teachers.values())
     gap = teacher - statistics.fmean(values["control"].values())
     gain = statistics.fmean(gains)
+    shares = {run["shares"] for by_seed in runs.values() for run in by_seed.values()}
     return {
         "config": config_path,
         "task": task,
@@ -193,9 +233,12 @@ def summarise(
         "by_distance": by_distance(runs, metric, split),
         "shown": len(gains) > 1 and all(value > 0 for value in gains),
         "control_settled": {seed: settled(runs["control"][seed]["history"], metric) for seed in seeds},
+        "parallel": max(shares),
+        # steps of runs that had the cores to themselves are not those of runs that shared them
         "step_ms": {
             {"control": "student"}.get(name, name): median_of([run["step_ms"] for run in by_seed.values()])
             for name, by_seed in runs.items()
+            if len(shares) == 1
         },
         "train_s": {name: {seed: run["train_s"] for seed, run in by_seed.items()} for name, by_seed in runs.items()},
         "peak_mib": {name: max(run["peak_mib"] for run in by_seed.values()) for name, by_seed in runs.items()},
@@ -204,16 +247,6 @@ def summarise(
             "teacher": {name: result[split] for name, result in teachers.items()},
             **{name: {seed: run[split] for seed, run in by_seed.items()} for name, by_seed in runs.items()},
         },
-    }
-
-
-def official_scores(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Means over seeds, in points, of the official scores that the comparison's metric is not, where all have them."""
-    groups = {kind: list(result["metrics"][kind].values()) for kind in ("teacher", "control", "distilled")}
-    return {
-        name: {kind: 100 * statistics.fmean(each[name] for each in group) for kind, group in groups.items()}
-        for name in OFFICIAL
-        if name != result["metric"] and all(name in each for group in groups.values() for each in group)
     }
 
 
@@ -257,64 +290,6 @@ def settled(history: Sequence[dict[str, float]], metric: str) -> bool | None:
         return None
     before, after = early[-1][metric], history[-1][metric]
     return abs(after - before) < SETTLED_SHARE * max(abs(after), 1e-9)
-
-
-def table(result: dict[str, Any]) -> str:
-    """The comparison as text, one column a seed."""
-    seeds = list(result["control"])
-    header = ["", *(f"seed {seed}" for seed in seeds), "mean"]
-    rows = [["teacher", *[""] * len(seeds), f"{result['teacher']:.2f}"]]
-    for name in ("control", "control_equal_time", "distilled"):
-        if name in result:
-            numbers = list(result[name].values())
-            rows.append([name, *(f"{value:.2f}" for value in numbers), f"{statistics.fmean(numbers):.2f}"])
-    by_seed = result["gain"]["by_seed"].values()
-    rows.append(["gain", *(f"{value:+.2f}" for value in by_seed), f"{result['gain']['mean']:+.2f}"])
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [header, *rows]]
-    lines += [
-        f"{name}: " + ", ".join(f"{kind} {value:.2f}" for kind, value in scores.items())
-        for name, scores in official_scores(result).items()
-    ]
-    lines += [
-        f"matched within {distance}: control {row['control']:.2f}, distilled {row['distilled']:.2f}, {row['gain']:+.2f}"
-        for distance, row in result["by_distance"].items()
-    ]
-    return "\n".join([f"{result['metric']} on {result['split']}", *lines, cost(result), verdict(result)])
-
-
-def cost(result: Mapping[str, Any]) -> str:
-    """Step time and memory of each kind of student, in one line."""
-    names = {"student": "control", **{name: name for name in result["step_ms"] if name != "student"}}
-    parts = [
-        f"{name} {milliseconds:.0f} ms, {result['peak_mib'][names[name]] / 1024:.1f} GiB"
-        for name, milliseconds in result["step_ms"].items()
-        if milliseconds is not None
-    ]
-    shared = f" ({result['parallel']} trainings at a time)" if result.get("parallel", 1) > 1 else ""
-    return f"a training step and the most memory: {'; '.join(parts)}{shared}"
-
-
-def verdict(result: Mapping[str, Any]) -> str:
-    """What the comparison shows, and what stands against it."""
-    gains = result["gain"]["by_seed"].values()
-    if len(gains) == 1:
-        parts = ["one seed shows nothing"]
-    else:
-        parts = ["shown: every seed gains" if result["shown"] else "not shown: a seed does not gain"]
-    if result["gap_closed"] is not None:
-        parts.append(f"{100 * result['gap_closed']:.1f} % of the gap closed")
-    unsettled = [str(seed) for seed, settled in result["control_settled"].items() if settled is False]
-    if unsettled:
-        parts.append(f"but the control still moved at its end (seed {', '.join(unsettled)})")
-    if None in result["control_settled"].values():
-        parts.append("but whether the control had settled is not known")
-    given = [name for name, source in result["sources"].items() if source.get("given")]
-    if given:
-        parts.append(f"with the weights of {', '.join(given)} as they were found")
-    if result["metric"].endswith("mAP") and statistics.fmean(result["control"].values()) < MEANINGFUL_CONTROL:
-        parts.append(f"but a control below {MEANINGFUL_CONTROL:.0f} mAP makes this a test of the plumbing")
-    return ", ".join(parts)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

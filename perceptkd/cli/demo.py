@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from perceptkd.cli.arguments import WORLDS, UserError, build_parser, run_command
-from perceptkd.cli.compare import compare, table
+from perceptkd.cli.compare import compare
+from perceptkd.cli.comparison_text import table
 from perceptkd.cli.provenance import provenance, write_json
 
 CONFIG = "configs/unidistill/unidistill_lidar2camera_demo.py"
@@ -33,6 +34,7 @@ def demo(folder: Path) -> dict[str, Any]:
     }
     summary = {name: short_names(metrics) for name, metrics in models.items()}
     summary |= {"gain": result["gain"]["mean"], "demo_minutes": round((time.perf_counter() - start) / 60, 2)}
+    summary |= {key: result[key] for key in ("world", "backends")}
     write_json(folder / "summary.json", {**summary, **provenance()})
     pictures = draw(folder, result["runs"], summary)
     print(table(result))

@@ -2,7 +2,7 @@
 
 A job runs in a process of its own, so that its memory can be measured and an interrupted one resumed; a finished one is
 read back. The hash covers the merged configuration, those it names by path, the seed, the annotations, the simulated
-world's hash, the weights that take part and the source of the parts that do.
+world's hash, the weights that take part, the source of the parts that do, the machine and the libraries' versions.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -25,11 +26,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from perceptkd.cli.arguments import UserError, annotation_path, collect_datasets
-from perceptkd.cli.provenance import write_json
+from perceptkd.cli.provenance import environment, write_json
+from perceptkd.ops.mmcv_ext import ENVIRONMENT_VARIABLE as MMCV_OPS_VARIABLE
+from perceptkd.ops.sparse.backend import VARIABLE as SPARSE_VARIABLE
 
 PACKAGE = Path(__file__).resolve().parents[1]
 RESULT_PARTS = ("compat.py", "core", "datasets", "distillers", "engine", "evaluation", "models", "ops")
 RESULT_FILE = "result.json"
+STRETCHABLE = ("ConstantLR", "CosineAnnealingLR", "LinearLR", "MultiStepLR", "PolyLR", "StepLR")
 
 
 @dataclass(frozen=True)
@@ -72,32 +76,40 @@ class Job:
     def work_dir(self) -> Path:
         """``<folder>/<name>-seed<seed>-<hash>``, decided once: the source may change while a run lasts."""
         config = self.build_config()
-        digest = hashlib.sha256(source_digest().encode())
-        for text in (config.pretty_text, *deciding_texts(config.model)):
-            digest.update(text.encode())
+        named = named_configs(config.model)
+        texts = [each.pretty_text for each in (config, *named)]
+        digest = hashlib.sha256("".join([source_digest(), environment_digest(), *texts]).encode())
         given = [Path(self.checkpoint)] if self.checkpoint else []
-        for path in [*given, *sorted(deciding_files(config))]:
+        weights = weight_files([config.model, config.get("load_from"), *(each.model for each in named)])
+        for path in [*given, *sorted(weights | data_files(config))]:
             digest.update(path.read_bytes())
         return self.folder / f"{self.name}-seed{self.seed}-{digest.hexdigest()[:12]}"
 
 
-def deciding_texts(model: Mapping[str, Any]) -> Iterator[str]:
+def environment_digest() -> str:
+    """What results depend on beside source, configuration and data, as text."""
+    choices = {name: os.environ.get(name) for name in (MMCV_OPS_VARIABLE, SPARSE_VARIABLE)}
+    return json.dumps({**environment(), **choices}, sort_keys=True)
+
+
+def named_configs(model: Mapping[str, Any]) -> list[Any]:
     """The merged configurations that a model names by path: its student's and its teachers'."""
     from perceptkd.core.source import load_config
 
     teachers = (model.get("teachers") or {}).values()
-    for source in (model.get("student"), *(teacher.get("config") for teacher in teachers)):
-        if isinstance(source, str):
-            yield load_config(source).pretty_text
+    sources = (model.get("student"), *(teacher.get("config") for teacher in teachers))
+    return [load_config(source) for source in sources if isinstance(source, str)]
 
 
-def deciding_files(config: Mapping[str, Any]) -> set[Path]:
-    """What the configuration names and what exists of it: weights (``*`` included), annotations, the world's hash."""
+def weight_files(values: Any) -> set[Path]:
+    """The files of weights that nested values name, ``*`` included, and that exist."""
+    paths = [Path(value).expanduser() for value in strings(values) if value.endswith(".pth") and "://" not in value]
+    return {found for path in paths for found in path.parent.glob(path.name) if found.is_file()}
+
+
+def data_files(config: Mapping[str, Any]) -> set[Path]:
+    """The annotations and the world's hash that the configuration names and that exist."""
     found = set()
-    for value in strings(config["model"]):
-        if value.endswith(".pth"):
-            path = Path(value)
-            found |= set(path.parent.glob(path.name))
     for stage in ("train", "val", "test"):
         datasets = collect_datasets((config.get(f"{stage}_dataloader") or {}).get("dataset"))
         found |= {path for dataset in datasets if (path := annotation_path(dataset)) is not None}
@@ -132,21 +144,34 @@ def source_digest() -> str:
 
 
 def stretch_schedule(config: Any, factor: float) -> None:
-    """Multiplies the length of the training and of every learning-rate phase.
+    """Makes the training longer and with it the learning-rate phase that lasts to its end; a warm-up stays.
 
     Raises:
-        ValueError: the factor rounds to the length that the schedule already has.
+        UserError: the factor rounds to the length that the schedule already has, or a phase cannot be stretched.
     """
     key = "max_epochs" if "max_epochs" in config.train_cfg else "max_iters"
     length = config.train_cfg[key]
     stretched = round(length * factor)
-    if stretched == length:
-        raise ValueError(f"a factor of {factor} leaves {key}={length} as it is; use a longer schedule")
+    if stretched <= length:
+        raise UserError(f"a schedule {factor} times as long has no more than its {key}={length}; use a longer one")
     config.train_cfg[key] = stretched
     for scheduler in config.get("param_scheduler") or []:
-        for bound in ("end", "T_max"):
-            if scheduler.get(bound) == length:
-                scheduler[bound] = stretched
+        lasts = scheduler.get("by_epoch", True) == (key == "max_epochs") and scheduler.get("end", length) >= length
+        if lasts and scheduler["type"] in STRETCHABLE:
+            _stretch_phase(scheduler, length, stretched)
+        elif lasts or scheduler.get("begin", 0) > 0:
+            raise UserError(f"a longer training needs a schedule of its own: {scheduler['type']} cannot be stretched")
+
+
+def _stretch_phase(scheduler: Any, length: int, stretched: int) -> None:
+    if scheduler.get("end") == length:
+        scheduler.end = stretched
+    if "T_max" in scheduler:
+        scheduler.T_max += stretched - length  # it counts from the phase's begin
+    if "step_size" in scheduler:
+        scheduler.step_size = round(scheduler.step_size * stretched / length)
+    if "milestones" in scheduler:
+        scheduler.milestones = [round(step * stretched / length) for step in scheduler.milestones]
 
 
 def run_jobs(jobs: Sequence[Job], *, parallel: int = 1) -> list[dict[str, Any]]:
@@ -180,7 +205,7 @@ def run_job(job: Job, *, shares: int = 1) -> dict[str, Any]:
 
     Returns:
         ``{split: {metric: value}, ..., "checkpoint": path, "folder": path}``, and where it trained ``train_s``,
-        ``step_ms``, ``peak_mib``, ``history`` and ``backends``.
+        ``step_ms``, ``peak_mib``, ``history``, ``backends`` and ``shares``, into how many parts the cores were divided.
 
     Raises:
         UserError: the process failed; its log is in the job's folder.
@@ -234,7 +259,8 @@ def _run(job: Job, shares: int) -> None:
     with locked(work_dir):
         result = read_result(job)
         if "checkpoint" not in result:
-            result |= {"checkpoint": job.checkpoint} if job.checkpoint else _train(config, work_dir)
+            trained = {"checkpoint": job.checkpoint} if job.checkpoint else _train(config, work_dir)
+            result |= {**trained, "shares": shares}
             write_json(work_dir / RESULT_FILE, result)
         for split in job.splits:
             if split not in result:
@@ -293,6 +319,7 @@ def validation_history(work_dir: Path) -> list[dict[str, float]]:
 
 
 def scalars(work_dir: Path) -> list[dict[str, float]]:
-    """All that the folder's runs logged, oldest first."""
-    paths = sorted(work_dir.glob("*/vis_data/scalars.json"))
-    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    """All that the folder's runs logged, oldest first; nothing where no run logged anything."""
+    from perceptkd.visualization.curves import load_scalars
+
+    return load_scalars(work_dir) if any(work_dir.glob("*/vis_data/scalars.json")) else []

@@ -32,15 +32,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def provenance() -> dict[str, Any]:
     """Returns ``machine``, ``device``, ``versions``, ``revision``, ``date`` and ``command`` of this process."""
+    return {
+        **environment(),
+        "revision": revision(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": shlex.join(["python", *(os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:])]),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on beside source, configuration and data: ``machine``, ``device`` and ``versions``."""
     import torch
 
     return {
         "machine": machine(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": versions(),
-        "revision": revision(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": shlex.join(["python", *(os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:])]),
     }
 
 

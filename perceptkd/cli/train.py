@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from perceptkd.cli.arguments import (
     DEFAULT_WORK_DIRS,
@@ -82,9 +82,11 @@ def build_runner(
     if deterministic:
         config.randomness.deterministic = True
     config.launcher = launcher or config.get("launcher", "none")
-    if resume:
-        config.resume = True
-        config.load_from = None if resume in (True, "auto") else str(resume)
+    if resume in (True, "auto"):
+        if find_latest_checkpoint(config.work_dir) is not None:
+            config.resume, config.load_from = True, None
+    elif resume:
+        config.resume, config.load_from = True, str(resume)
     if amp:
         _enable_amp(config)
     if auto_scale_lr:

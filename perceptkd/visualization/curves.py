@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from perceptkd.core.errors import InputError
 from perceptkd.visualization.figure import new_figure, save_figure, set_colours
 
 #: What is drawn unless asked otherwise: the total, the unweighted terms of distillation, and the evaluation.
@@ -78,22 +79,36 @@ def load_scalars(path: str | Path) -> list[dict[str, Any]]:
         raise FileNotFoundError(f"no vis_data/scalars.json under {path}: give the work directory of a run")
     records: list[dict[str, Any]] = []
     for file in files:
-        added = [
-            _parse(line, file, number) for number, line in enumerate(file.read_text().splitlines(), 1) if line.strip()
-        ]
+        added = read_scalars(file)
         if added:
             first = _step(added[0])
             records = [record for record in records if _step(record) < first] + added
     return records
 
 
-def _parse(line: str, file: Path, number: int) -> dict[str, Any]:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"line {number} of {file} is not a record ({error}): remove it if the run was killed"
-        ) from error
+def read_scalars(path: str | Path) -> list[dict[str, Any]]:
+    """Reads one ``scalars.json``: a record per line.
+
+    A run that is killed, or whose disk becomes full, leaves its last line without an end; that one is skipped.
+
+    Raises:
+        InputError: Another line is no record.
+    """
+    *lines, unfinished = Path(path).read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate([*lines, unfinished], 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            if number > len(lines):
+                break
+            raise InputError(f"line {number} of {path} is no record ({error}): remove that line") from error
+        if not isinstance(record, dict):
+            raise InputError(f"line {number} of {path} is no record but a {type(record).__name__}: remove that line")
+        records.append(record)
+    return records
 
 
 def _step(record: Mapping[str, Any]) -> float:

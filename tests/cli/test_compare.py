@@ -15,12 +15,10 @@ from perceptkd.cli.compare import (
     control_options,
     ensure_trained,
     main,
-    official_scores,
     settled,
     summarise,
-    table,
-    verdict,
 )
+from perceptkd.cli.comparison_text import official_scores, table, verdict
 
 METRIC = "nuscenes/mAP"
 CONTROL, DISTILLED = {0: 0.30, 1: 0.32}, {0: 0.33, 1: 0.33}
@@ -36,6 +34,7 @@ def run(value: float, *, before: float | None = None) -> dict[str, Any]:
         "step_ms": 100 * value,
         "peak_mib": 1000 + value,
         "backends": {"sparse": "torch"},
+        "shares": 1,
     }
 
 
@@ -77,6 +76,15 @@ def test_a_gain_is_shown_only_if_every_seed_gains() -> None:
     assert result["gain"]["mean"] > 0
     assert result["shown"] is False
     assert verdict(result).startswith("not shown: a seed does not gain")
+
+
+def test_step_times_of_trainings_with_other_shares_of_the_cores_are_not_pooled() -> None:
+    groups = runs(CONTROL, DISTILLED)
+    groups["distilled"][1]["shares"] = 2
+    result = summarise("c.py", "detection", METRIC, "val", {"lidar": {"val": {METRIC: 0.7}}}, groups)
+    assert (result["step_ms"], result["parallel"]) == ({}, 2)
+    assert "a training step: not measured" in table(result)
+    assert result["gain"]["mean"] == pytest.approx(2)
 
 
 def test_one_seed_has_no_deviation_and_shows_nothing() -> None:
@@ -164,8 +172,21 @@ def test_the_verdict_names_what_stands_against_it() -> None:
     weak = {"control": {0: run(0.03), 1: run(0.04, before=0.02)}, "distilled": {0: run(0.05), 1: run(0.06)}}
     said = verdict(summarise("c.py", "detection", METRIC, "val", {"t": {"val": {METRIC: 0.5}}}, weak))
     assert "the control still moved at its end (seed 1)" in said
-    assert "a control below 10 mAP makes this a test of the plumbing" in said
+    assert "a control below 10 nuscenes/mAP makes this a test of the plumbing" in said
     assert "but" not in verdict(summary(CONTROL, DISTILLED, 0.71))
+
+
+def test_the_official_score_of_a_control_is_held_against_another_metric() -> None:
+    near = "nuscenes/near_mAP"
+    groups = runs({0: 0.05, 1: 0.06}, {0: 0.07, 1: 0.08})
+    for by_seed in groups.values():
+        for each in by_seed.values():
+            each["val"] = {near: 3 * each["val"][METRIC], **each["val"]}
+            each["history"] = []
+    teacher = {"val": {near: 0.7, METRIC: 0.5}}
+    result = summarise("c.py", "detection", near, "val", {"lidar": teacher}, groups)
+    assert result["control"] == pytest.approx({0: 15, 1: 18})
+    assert "a control below 10 nuscenes/mAP makes" in verdict(result)
 
 
 def test_the_control_keeps_the_options_that_are_not_about_distillation() -> None:
@@ -230,6 +251,31 @@ def test_a_teacher_that_is_there_is_scored_as_it_is(
     assert results["lidar"]["given"] is True
     assert target.read_bytes() == b"published"
     assert "is used as it is; remove it to train it anew" in capsys.readouterr().out
+    assert json.loads((target.parent / "metrics.json").read_text()) == {"epoch_1.pth": {METRIC: 0.7}}
+    # what was recorded of removed weights is not the record of those that take their place
+    (target.parent / "metrics.json").write_text(json.dumps({"epoch_1.pth": {METRIC: 0.1}}))
+    target.unlink()
+    ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
+    assert target.read_bytes() == b"trained"
+    assert json.loads((target.parent / "metrics.json").read_text()) == {"epoch_1.pth": {METRIC: 0.7}}
+
+
+def test_a_teacher_named_by_a_pattern_is_the_file_that_the_student_loads(
+    teacher_config: Any, started: list[Any], tmp_path: Path
+) -> None:
+    teacher = teacher_config.model.teachers.lidar
+    target = Path(teacher.checkpoint)
+    teacher.checkpoint = str(target.parent / "epoch_*.pth")
+    with pytest.raises(UserError, match="name the file it shall become"):
+        ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"published")
+    results = ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
+    assert [job.checkpoint for job in started] == [str(target)]
+    assert results["lidar"]["sha256"] == hashlib.sha256(b"published").hexdigest()
+    teacher.checkpoint = "https://example.org/epoch_1.pth"
+    with pytest.raises(UserError, match=r"download https://example\.org/epoch_1\.pth and name the file"):
+        ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
 
 
 def test_what_cannot_be_compared_ends_with_a_sentence(
@@ -239,6 +285,8 @@ def test_what_cannot_be_compared_ends_with_a_sentence(
     assert "does not distil" in capsys.readouterr().err
     assert main([str(tiny_folder / "distill.py"), "--seeds", "0"]) == 2
     assert "--seeds 0 leaves nothing to do" in capsys.readouterr().err
+    assert main([str(tiny_folder / "distill.py"), "--equal-time", "0.9"]) == 2
+    assert "--equal-time 0.9 is no longer control" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"teacher 'big' needs config='<path>' and checkpoint="):
         compare(str(tiny_folder / "distill.py"), seeds=[0], folder=tmp_path)
 

@@ -31,7 +31,7 @@ model = dict(type='perceptkd.DistillModel', student=dict(type='X', width=8),
              teachers=dict(big=dict(config={teacher!r}, checkpoint={checkpoint!r})), distillers=[dict(type='Y')])
 train_dataloader = dict(dataset=dict(type='Z', data_root=data_root, ann_file='infos.pkl'))
 train_cfg = dict(max_epochs=4)
-param_scheduler = [dict(type='LinearLR', end=100), dict(type='CosineAnnealingLR', T_max=4, end=4)]
+param_scheduler = [dict(type='LinearLR', by_epoch=False, end=100), dict(type='CosineAnnealingLR', T_max=4, end=4)]
 """
 
 
@@ -93,6 +93,28 @@ def test_the_hash_covers_a_student_given_by_its_path(job: Job, tmp_path: Path) -
     assert len(digests) == 2
 
 
+def test_the_hash_covers_the_machine_and_the_choice_of_ops(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest(job)
+    monkeypatch.setenv("PERCEPTKD_SPARSE", "torch")
+    chosen = digest(job)
+    monkeypatch.setattr(jobs, "environment", lambda: {"device": "NVIDIA H100"})
+    assert len({before, chosen, digest(job)}) == 3
+
+
+@pytest.mark.parametrize("place", ["config", "student"])
+def test_the_hash_covers_weights_that_a_run_starts_from(job: Job, tmp_path: Path, place: str) -> None:
+    weights = tmp_path / "pretrained.pth"
+    student = tmp_path / "student.py"
+    student.write_text(f"model = dict(type='X', init_cfg=dict(type='Pretrained', checkpoint={str(weights)!r}))")
+    options = {"load_from": str(weights)} if place == "config" else {"model.student": str(student)}
+    job = replace(job, options=options)
+    digests = []
+    for content in (b"one", b"two"):
+        weights.write_bytes(content)
+        digests.append(digest(job))
+    assert digests[0] != digests[1]
+
+
 def test_the_hash_covers_the_weights_that_are_evaluated_as_they_are(job: Job, tmp_path: Path) -> None:
     given = replace(job, checkpoint=str(tmp_path / "given.pth"))
     digests = {digest(job)}
@@ -137,13 +159,42 @@ def test_a_stretched_schedule_stretches_its_phases_and_not_the_warm_up(job: Job)
     warm_up, annealing = config.param_scheduler
     assert warm_up.end == 100
     assert (annealing.T_max, annealing.end) == (6, 6)
-    by_iteration = Config({"train_cfg": {"max_iters": 10}, "param_scheduler": [{"end": 10}]})
+
+
+def schedule(length: dict[str, int], *phases: dict[str, Any]) -> Config:
+    return Config({"train_cfg": length, "param_scheduler": list(phases)})
+
+
+def test_the_last_phase_is_stretched_whatever_it_is() -> None:
+    warm_up = {"type": "LinearLR", "by_epoch": False, "begin": 0, "end": 4}
+    cosine = {"type": "CosineAnnealingLR", "by_epoch": False, "begin": 4, "end": 20, "T_max": 16}
+    by_iteration = schedule({"max_iters": 20}, warm_up, cosine)
     stretch_schedule(by_iteration, 1.25)
-    assert by_iteration.train_cfg.max_iters == by_iteration.param_scheduler[0].end == 12
+    assert by_iteration.train_cfg.max_iters == 25
+    assert by_iteration.param_scheduler == [warm_up, {**cosine, "end": 25, "T_max": 21}]
+
+    steps = {"type": "MultiStepLR", "milestones": [10, 15], "gamma": 0.1}
+    by_epoch = schedule({"max_epochs": 20}, {**steps, "end": 20}, {"type": "StepLR", "step_size": 4})
+    stretch_schedule(by_epoch, 1.3)
+    assert by_epoch.param_scheduler[0] == {**steps, "milestones": [13, 20], "end": 26}
+    assert by_epoch.param_scheduler[1].step_size == 5
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        {"type": "OneCycleLR", "total_steps": 10},
+        {"type": "CosineAnnealingLR", "begin": 2, "end": 5, "T_max": 3},
+        {"type": "CosineAnnealingLR", "by_epoch": False, "begin": 2, "end": 10, "T_max": 8},
+    ],
+)
+def test_a_schedule_that_cannot_be_stretched_is_refused(phase: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"{phase['type']} cannot be stretched"):
+        stretch_schedule(schedule({"max_epochs": 10}, phase), 2)
 
 
 def test_a_stretch_that_changes_nothing_is_refused(job: Job) -> None:
-    with pytest.raises(ValueError, match=r"a factor of 1\.1 leaves max_epochs=4 as it is"):
+    with pytest.raises(UserError, match=r"1\.1 times as long has no more than its max_epochs=4"):
         replace(job, schedule_factor=1.1).build_config()
 
 
@@ -177,8 +228,16 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
 
 def test_history_and_step_time_are_read_over_all_parts_of_a_resumed_run(tmp_path: Path) -> None:
     parts = {
-        "20240101_000000": [{"loss": 2.0, "time": 0.5}, {"nuscenes/mAP": 0.1, "step": 1}],
-        "20240102_000000": [{"loss": 1.0, "time": 0.1}, {"loss": 1.0, "time": 0.2}, {"nuscenes/mAP": 0.2, "step": 2}],
+        "20240101_000000": [
+            {"loss": 2.0, "time": 0.5, "step": 1},
+            {"nuscenes/mAP": 0.1, "step": 1},
+            {"loss": 2.0, "time": 9.0, "step": 2},  # done again after the resume
+        ],
+        "20240102_000000": [
+            {"loss": 1.0, "time": 0.1, "step": 2},
+            {"loss": 1.0, "time": 0.2, "step": 3},
+            {"nuscenes/mAP": 0.2, "step": 3},
+        ],
     }
     for name, records in parts.items():
         path = tmp_path / name / "vis_data" / "scalars.json"
@@ -208,16 +267,26 @@ def test_a_single_job_gets_all_cores(job: Job, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_failed_job_ends_the_others_that_wait(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    started = []
+    started, closing = [], threading.Event()
+
+    class Pool(jobs.ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            closing.set()
+            super().shutdown(wait=wait)
 
     def fake(job: Job, *, shares: int) -> dict[str, Any]:
         started.append(job.seed)
-        raise UserError("no")
+        if job.seed == 0:
+            raise UserError("no")
+        assert closing.wait(timeout=10)  # the second may have begun before the first's end was noticed
+        return {}
 
+    monkeypatch.setattr(jobs, "ThreadPoolExecutor", Pool)
     monkeypatch.setattr(jobs, "run_job", fake)
     with pytest.raises(UserError, match="no"):
         run_jobs([replace(job, seed=seed) for seed in range(50)])
-    assert len(started) < 50
+    assert started in ([0], [0, 1])
 
 
 def test_lines_of_several_processes_are_told_apart() -> None:

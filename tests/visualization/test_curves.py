@@ -1,14 +1,16 @@
 """Training curves: records are read and joined, quantities chosen, lines drawn."""
 
 import json
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from perceptkd.core.errors import InputError
 from perceptkd.visualization import draw_curves
-from perceptkd.visualization.curves import load_scalars, select_keys, series
+from perceptkd.visualization.curves import load_scalars, read_scalars, select_keys, series
 from perceptkd.visualization.figure import as_bgr, set_colours
 
 
@@ -38,10 +40,28 @@ def test_a_resumed_run_is_joined_and_repeated_steps_count_once(tmp_path: Path) -
 def test_unreadable_runs_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="give the work directory"):
         load_scalars(tmp_path)
+
+
+def test_the_line_a_killed_run_left_unfinished_is_skipped(tmp_path: Path) -> None:
+    path = write_scalars(tmp_path, [record(1, loss=1.0), record(2, loss=0.5)])
+    whole = path.read_text()
+    for kept in range(1, len('{"step": 2, "loss": 0.5}')):
+        path.write_text(whole[: -kept - 1])
+        assert read_scalars(path) == [record(1, loss=1.0)]
+    path.write_text(whole.rstrip())  # the record is whole, its end of line alone is missing
+    assert read_scalars(path) == load_scalars(tmp_path) == [record(1, loss=1.0), record(2, loss=0.5)]
+    path.write_text("")
+    assert read_scalars(path) == []
+
+
+@pytest.mark.parametrize("broken", ['{"step": 2, "lo', "2.5", "\0\0", "\xff"])
+def test_any_other_line_that_is_no_record_is_named(tmp_path: Path, broken: str) -> None:
     path = write_scalars(tmp_path, [record(1, loss=1.0)])
-    path.write_text(path.read_text() + '{"step": 2, "lo')
-    with pytest.raises(ValueError, match="line 2 of"):
-        load_scalars(path)
+    line = json.dumps(record(3, loss=3.0)) + "\n"
+    for rest in ("\n", f"\n{line}"):
+        path.write_bytes(f"{line}{broken}{rest}".encode("latin-1"))
+        with pytest.raises(InputError, match=rf"line 2 of {re.escape(str(path))} is no record.*remove that line"):
+            read_scalars(path)
 
 
 def test_keys_are_names_or_patterns_and_weights_only_by_name() -> None:
