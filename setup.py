@@ -48,7 +48,7 @@ class BuildWithConfigs(build_py):
 setup(
     name="perceptkd",
     version=VERSION,
-    description="Knowledge distillation for detectors and segmenters of images, point clouds and bird's-eye view",
+    description="Knowledge distillation for perception, across architectures and across sensors",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -56,5 +56,6 @@ setup(
     packages=find_packages(include=["perceptkd", "perceptkd.*"]),
     install_requires=REQUIRES,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["perceptkd = perceptkd.cli.console:main"]},
     cmdclass={"build_py": BuildWithConfigs},
 )

@@ -56,9 +56,16 @@ class ConfigOptions(DictAction):
         return ast.literal_eval(val) if "{" in val else DictAction._parse_iterable(val)
 
 
+def program_name() -> str:
+    """What the user typed before the arguments: ``train.py``, or ``perceptkd train``."""
+    name = Path(sys.argv[0]).name
+    return " ".join([name, *sys.argv[1:2]]) if name == SCOPE else name
+
+
 def build_parser(description: str, *, examples: str) -> argparse.ArgumentParser:
     """A parser whose ``--help`` explains the command and ends with examples."""
     return argparse.ArgumentParser(
+        prog=program_name(),
         description=textwrap.dedent(description).strip(),
         epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
         formatter_class=argparse.RawDescriptionHelpFormatter,

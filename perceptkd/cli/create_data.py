@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perceptkd.cli.arguments import UserError, run_command
+from perceptkd.cli.arguments import UserError, program_name, run_command
 
 FORMATS = ("nuscenes",)
 DEFAULT_SPLITS = {"train": 16, "tune": 6, "report": 6}
@@ -39,7 +39,7 @@ def parse_split(text: str) -> tuple[str, int]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="create_data.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program_name(), description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     world = kinds.add_parser("simworld", help="write a simulated data set")
     world.add_argument("--out", type=Path, required=True, help="the data set goes to OUT/FORMAT")

@@ -23,6 +23,7 @@ from perceptkd.cli.arguments import (
 from perceptkd.cli.train import read_config
 from perceptkd.core.dry_run import build_dry_batch
 from perceptkd.core.source import build_model, read_model_source
+from perceptkd.core.teacher_config import TeacherConfig
 from perceptkd.engine.student import is_distillation
 
 SHOWN_LEAVES = 8
@@ -36,7 +37,9 @@ def tapped_model_source(config: Config, teacher: str | None) -> tuple[Any, str]:
     teachers = config.model.get("teachers", {}) if is_distillation(config) else {}
     if teacher not in teachers:
         raise UserError(f"the config has no teacher '{teacher}'; it has: {', '.join(teachers) or 'none'}")
-    return teachers[teacher].config, teachers[teacher].get("forward_mode", "predict")
+    options = TeacherConfig.parse(teacher, teachers[teacher])
+    # an EMA teacher has no model of its own in the config: its modules are the student's
+    return config.model if options.role == "ema" else options.config, options.forward_mode
 
 
 def dry_batch(config: Config, model: nn.Module) -> Any:

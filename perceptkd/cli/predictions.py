@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
 from perceptkd.core.source import load_config
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One key frame as sensors and annotators saw it.
-
-    Attributes:
-        points: LiDAR points [N, >= 3] in metres.
-        truth: Annotated boxes, in the LiDAR frame.
-        images: Camera name -> RGB image [H, W, 3] at full size.
-        calibration: Camera name -> matrix [4, 4] from LiDAR metres to pixels.
-    """
-
-    points: torch.Tensor
-    truth: Any
-    images: dict[str, np.ndarray]
-    calibration: dict[str, np.ndarray]
+from perceptkd.visualization.frames import Frame, read_cameras, truth_of
 
 
 class Frames:
@@ -52,19 +35,9 @@ class Frames:
         self.class_names: Sequence[str] = self._dataset.metainfo["classes"]
 
     def __getitem__(self, index: int) -> Frame:
-        import cv2
-
-        from perceptkd.visualization.cameras import lidar_to_image
-
-        info = self._dataset.get_data_info(index)
         sample = self._dataset[index]
-        cameras = {name: camera for name, camera in info["images"].items() if camera.get("img_path")}
-        images = {name: cv2.imread(str(camera["img_path"]))[..., ::-1] for name, camera in cameras.items()}
-        calibration = {
-            name: lidar_to_image(np.asarray(camera["cam2img"]), np.asarray(camera["lidar2cam"]))
-            for name, camera in cameras.items()
-        }
-        return Frame(sample["inputs"]["points"], truth_of(sample), images, calibration)
+        images, calibration = read_cameras(self._dataset.get_data_info(index))
+        return Frame(sample["inputs"]["points"], truth_of(sample["data_samples"]), images, calibration)
 
     def busiest(self, count: int) -> list[int]:
         """Indices of the frames with the most annotated boxes, at most one in every ten neighbours."""
@@ -101,14 +74,3 @@ class Frames:
                 (sample,) = model.test_step(pseudo_collate([self._dataset[index]]))
                 found.append(sample.pred_instances_3d)
         return found
-
-
-def truth_of(sample: dict[str, Any]) -> Any:
-    """The annotated boxes of a packed sample, whichever of mmdet3d's two fields they stand in."""
-    data_sample = sample["data_samples"]
-    if "gt_instances_3d" in data_sample and len(data_sample.gt_instances_3d):
-        return data_sample.gt_instances_3d
-    from mmengine.structures import InstanceData
-
-    annotations = data_sample.eval_ann_info
-    return InstanceData(bboxes_3d=annotations["gt_bboxes_3d"], labels_3d=torch.as_tensor(annotations["gt_labels_3d"]))

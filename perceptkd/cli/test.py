@@ -48,7 +48,7 @@ def evaluate(
         work_dir: Where the log goes.
         stage: Whose loader and evaluator: ``test`` or ``val``.
         out: Write the predictions into this ``.pkl`` file.
-        show_dir: Draw predictions into this folder under the log directory.
+        show_dir: Draw predictions into this folder, under the log directory unless it is absolute.
         tta: Average over the config's test-time augmentations.
         launcher: Who starts the processes.
 
@@ -96,7 +96,10 @@ def _plain_model(runner: Runner) -> Any:
 def _draw_into(config: Config, folder: str) -> None:
     hook = config.get("default_hooks", {}).get("visualization")
     if hook is None:
-        raise UserError("--show-dir needs default_hooks.visualization in the config")
+        raise UserError(
+            "--show-dir needs default_hooks.visualization in the config; for a BEV detector add "
+            "--cfg-options default_hooks.visualization.type=perceptkd.BEVVisualizationHook"
+        )
     hook.update(draw=True, test_out_dir=folder)
 
 
@@ -118,6 +121,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         examples="""
         python tools/test.py configs/bev/camera_sim.py work_dirs/camera_sim/epoch_4.pth
         python tools/test.py CONFIG work_dirs/run/epoch_12_student.pth --out predictions.pkl
+        python tools/test.py CONFIG CHECKPOINT --show-dir pictures --cfg-options default_hooks.visualization.interval=10
         python tools/test.py work_dirs/run/student.py work_dirs/run/epoch_12_student.pth
         bash tools/dist_test.sh CONFIG CHECKPOINT 8                            # eight GPUs
         """,
@@ -127,6 +131,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add_run_arguments(parser)
     parser.add_argument("--out", help="write the predictions into this .pkl file")
     parser.add_argument("--show-dir", help="draw the predictions into this folder under <work dir>/<time>")
+    parser.add_argument("--show", action="store_true", help="not here: no window is opened, use --show-dir")
+    parser.add_argument("--wait-time", type=float, help=argparse.SUPPRESS)  # mmdet's, of --show
     parser.add_argument("--tta", action="store_true", help="use the config's test-time augmentation")
     return parser.parse_args(arguments)
 
@@ -134,6 +140,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def command(arguments: Sequence[str] | None = None) -> None:
     parsed = parse_arguments(arguments)
     set_local_rank(parsed)
+    if parsed.show or parsed.wait_time is not None:
+        raise UserError(
+            "--show and --wait-time need windows, which the installed headless OpenCV cannot open: write the pictures "
+            "into a folder with --show-dir FOLDER"
+        )
     metrics = evaluate(
         parsed.config,
         parsed.checkpoint,

@@ -1,13 +1,19 @@
 """The test command takes full checkpoints and student files, needs no teacher, and refuses weights that do not fit."""
 
 import pickle
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
 from perceptkd.cli.test import evaluate, main
+from perceptkd.core.source import build_model, read_model_source
 from perceptkd.engine.checkpoints import recorded_metrics
+
+BEV_HOOK = "perceptkd.BEVVisualizationHook"
 
 
 def test_all_ways_to_the_same_metrics(tiny_folder: Path, distilled_run: Path, tmp_path: Path) -> None:
@@ -63,14 +69,26 @@ def test_weights_of_another_width_are_refused(
     [
         (["--out", "predictions.json"], "must end in .pkl"),
         (["--show-dir", "drawn"], "default_hooks.visualization"),
+        (["--show"], "write the pictures into a folder with --show-dir"),
+        (["--wait-time", "2"], "write the pictures into a folder with --show-dir"),
+        (
+            ["--show-dir", "drawn", "--cfg-options", f"default_hooks.visualization.type={BEV_HOOK}"],
+            "use default_hooks.visualization.type=mmdet.DetVisualizationHook",
+        ),
         (["--tta"], "tta_model and tta_pipeline"),
         (["--cfg-options", "test_evaluator=None"], "no test_dataloader and test_evaluator"),
     ],
 )
 def test_options_that_the_config_cannot_serve(
-    tiny_folder: Path, distilled_run: Path, capsys: pytest.CaptureFixture, extra: list[str], sentence: str
+    tiny_folder: Path,
+    distilled_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    extra: list[str],
+    sentence: str,
 ) -> None:
-    assert main([str(tiny_folder / "distill.py"), str(distilled_run / "epoch_1.pth"), *extra]) == 2
+    arguments = [str(tiny_folder / "distill.py"), str(distilled_run / "epoch_1.pth"), "--work-dir", str(tmp_path)]
+    assert main([*arguments, *extra]) == 2
     assert sentence in capsys.readouterr().err
 
 
@@ -87,6 +105,48 @@ def test_drawn_predictions(tiny_folder: Path, distilled_run: Path, tmp_path: Pat
         show_dir="drawn",
     )
     assert len(list(tmp_path.glob("*/drawn/*.png"))) == 6
+
+
+@pytest.fixture
+def bev_run(tiny_world: Path, tmp_path: Path, repository: Path) -> Callable[[str], list[str]]:
+    """bev_run('bev/camera_sim.py') -> CONFIG, CHECKPOINT and --work-dir: an untrained detector on the tiny world."""
+
+    def make(name: str) -> list[str]:
+        config, checkpoint = tmp_path / Path(name).name, tmp_path / "epoch_1.pth"
+        config.write_text(
+            f"_base_ = [{str(repository / 'configs' / name)!r}]\n"
+            f"held_out = dict(data_root={str(tiny_world)!r}, ann_file='nuscenes_infos_mini_val.pkl')\n"
+            "test_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=held_out)\n"
+            "test_evaluator = held_out\n"
+            "default_hooks = dict(visualization=dict(score_thr=0.05))\n"
+        )
+        model = build_model(read_model_source(config))
+        torch.save({"state_dict": model.state_dict()}, checkpoint)
+        return [str(config), str(checkpoint), "--work-dir", str(tmp_path)]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "name", ["bev/camera_sim.py", "bev/lidar_pillar_sim.py", "unidistill/unidistill_lidar2camera_demo.py"]
+)
+def test_bev_detectors_are_drawn_with_all_sensors(
+    bev_run: Callable[[str], list[str]], tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "pictures"
+    assert main([*bev_run(name), "--show-dir", str(folder)]) == 0
+    assert len(list(folder.iterdir())) == 6
+    for kind in ("bev", "cameras"):
+        images = [cv2.imread(str(folder / f"{index:06d}_{kind}.png")) for index in range(3)]
+        assert all(image.std() > 10 for image in images)
+        assert all((one != other).mean() > 0.01 for one, other in pairwise(images))
+
+
+def test_every_nth_batch_is_drawn_under_the_log(bev_run: Callable[[str], list[str]], tmp_path: Path) -> None:
+    options = ["--cfg-options", "default_hooks.visualization.interval=2"]
+    assert main([*bev_run("bev/lidar_pillar_sim.py"), "--show-dir", "pictures", *options]) == 0
+    names = sorted(path.name for path in tmp_path.glob("*/pictures/*.png"))
+    assert names == [f"{index:06d}_{kind}.png" for index in (0, 2) for kind in ("bev", "cameras")]
 
 
 def test_a_file_that_is_no_checkpoint(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -12,6 +12,8 @@ default_hooks = dict(
     # epoch_N.pth to resume from, epoch_N_student.pth and student.py to use; and the best by the
     # first metric of the evaluator, or by save_best='<metric>'
     checkpoint=dict(type="perceptkd.StudentCheckpointHook", interval=1, max_keep_ckpts=3, save_best="auto"),
+    # draws in tests: tools/test.py --show-dir
+    visualization=dict(type="perceptkd.BEVVisualizationHook", draw=False),
 )
 # exact resume and matched controls (with perceptkd.SeededDataset around the training data), and the progress bar
 custom_hooks = [dict(type="perceptkd.SeedEpochHook"), dict(type="perceptkd.DistillLogHook")]
