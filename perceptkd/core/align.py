@@ -12,6 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from perceptkd.core.sparse_match import keep_common
 from perceptkd.core.tap import Tap, map_tensors
 
 KINDS = ("auto", "conv", "linear", "identity")
@@ -59,7 +60,7 @@ class AdapterConfig:
 
 
 class PairAdapter(nn.Module):
-    """Adapts the taps of one alias.
+    """Adapts the taps of one alias. Sparse ones keep the voxels that both sides have, in the same order.
 
     Args:
         alias: Their name.
@@ -90,6 +91,14 @@ class PairAdapter(nn.Module):
         )
 
     def _align(self, level: int, student: Any, teacher: Any, *, turned: bool) -> tuple[Any, Any]:
+        sparse = [hasattr(value, "replace_feature") for value in (student, teacher)]
+        if all(sparse):
+            student, teacher = keep_common(student, teacher)
+        elif any(sparse):
+            raise AlignError(
+                f"'{self.alias}': one side is sparse and the other is not, so their rows are not the same places. Tap "
+                f"two sparse outputs or two dense ones; {self.alias}=None in adapters= hands both on as they are"
+            )
         if self.layers and self.side == "student":
             student = map_tensors(self.layers[level], student)
         elif self.layers:

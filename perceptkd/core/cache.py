@@ -129,15 +129,21 @@ def check_fingerprint(folder: Path, stored: Mapping[str, Any], expected: Mapping
         )
 
 
-def describe_tap(tap: Tap) -> dict[str, Any]:
-    """A tap's entry in the manifest: its spec, and the nesting of its output with leaves numbered."""
+def describe_tap(tap: Tap, number: int) -> dict[str, Any]:
+    """A tap's entry in the manifest: its spec, and the nesting of its output with leaves numbered.
+
+    Args:
+        tap: The tap.
+        number: Its place among the taps of the store, which keeps apart ``neck[1]`` and ``neck[-1]``: in names of files
+            both are ``neck_1``.
+    """
     structure, leaves = flatten(tap.value)
     stem = re.sub(r"\W+", "_", str(tap.spec)).strip("_")
     spec = asdict(tap.spec)
     return {
         "spec": {key: spec[key] for key in ("layout", "extent", "stride")},
         "structure": structure,
-        "fields": [f"{stem}.{number}" for number in range(len(leaves))],
+        "fields": [f"{number}.{stem}.{leaf}" for leaf in range(len(leaves))],
     }
 
 

@@ -68,7 +68,9 @@ class TeacherCacheWriter:
         """Store the taps of one batch; samples that are there already are skipped."""
         unique = {str(tap.spec): tap for tap in taps.values()}
         if not self.manifest["taps"]:
-            self.manifest["taps"] = {name: describe_tap(tap) for name, tap in unique.items()}
+            self.manifest["taps"] = {
+                name: describe_tap(tap, number) for number, (name, tap) in enumerate(unique.items())
+            }
         if set(unique) != set(self.manifest["taps"]):
             raise CacheError(
                 f"The teacher cache {self.folder} holds {sorted(self.manifest['taps'])}, not {sorted(unique)}"

@@ -19,8 +19,8 @@ from perceptkd.registry import MODELS
 class DistillModel(BaseModel):
     """Trains ``student`` with its own loss plus what the distillers find in the taps of student and teachers.
 
-    ``state_dict()`` has ``student.*`` and ``distillers.*``, and never a teacher. Validation, testing and every other
-    use run the student alone.
+    ``state_dict()`` has ``student.*`` and ``distillers.*``, and no teacher except an EMA teacher's mean (in the extra
+    state of ``distillers``). Validation, testing and every other use run the student alone.
 
     Args:
         student: Model dict, config path, ``lib::path`` or module.

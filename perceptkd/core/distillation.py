@@ -217,8 +217,9 @@ class Distillation(nn.ModuleDict):
 def _build_distiller(config: Mapping[str, Any]) -> Distiller:
     """Build by type, whatever the default scope is: distillers are nobody's but ours."""
     options = dict(config)
-    kind = options.pop("type")
-    found = DISTILLERS.get(kind)
+    kind = options.pop("type", None)
+    found = DISTILLERS.get(kind) if isinstance(kind, str) else None
     if found is None:
-        raise KeyError(f"There is no distiller '{kind}'; there are {', '.join(sorted(DISTILLERS.module_dict))}")
+        known = ", ".join(sorted(DISTILLERS.module_dict))
+        raise InputError(f"There is no distiller {kind!r}; there are {known}. Name one of them as its type=")
     return found(**options)

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perceptkd.core.errors import InputError
+
 
 def match_sparse(student: Any, teacher: Any) -> tuple[Tensor, Tensor]:
     """Rows of both tensors that are the same voxel of the same sample.
@@ -23,10 +25,10 @@ def match_sparse(student: Any, teacher: Any) -> tuple[Tensor, Tensor]:
     """
     shapes = [tuple(t.spatial_shape) for t in (student, teacher) if hasattr(t, "spatial_shape")]
     if len(set(shapes)) > 1:
-        raise ValueError(f"Sparse taps of grids {shapes[0]} and {shapes[1]} have no common voxels; tap equal strides")
+        raise InputError(f"Sparse taps of grids {shapes[0]} and {shapes[1]} have no common voxels; tap equal strides")
     first, second = _coordinates(student), _coordinates(teacher)
     if first.shape[1] != second.shape[1]:
-        raise ValueError(f"Sparse taps with {first.shape[1]} and {second.shape[1]} coordinates cannot be matched")
+        raise InputError(f"Sparse taps with {first.shape[1]} and {second.shape[1]} coordinates cannot be matched")
     if not len(first) or not len(second):
         empty = first.new_empty(0, dtype=torch.long)
         return empty, empty
@@ -36,6 +38,20 @@ def match_sparse(student: Any, teacher: Any) -> tuple[Tensor, Tensor]:
     place = torch.searchsorted(sorted_keys, first_keys).clamp(max=len(sorted_keys) - 1)
     rows = (sorted_keys[place] == first_keys).nonzero(as_tuple=True)[0]
     return rows, order[place[rows]]
+
+
+def keep_common(student: Any, teacher: Any) -> tuple[Any, Any]:
+    """Both sparse tensors, of ours or of spconv, cut down to the voxels that both have, row by row the same one.
+
+    Returns:
+        Sparse tensors of the types given, with K rows in the student's order.
+    """
+    both = zip((student, teacher), match_sparse(student, teacher))
+    first, second = (
+        type(tensor)(tensor.features[rows], tensor.indices[rows], tensor.spatial_shape, tensor.batch_size)
+        for tensor, rows in both
+    )
+    return first, second
 
 
 def coordinate_keys(coordinates: Tensor, limits: Tensor) -> Tensor:

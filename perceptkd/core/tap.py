@@ -114,15 +114,14 @@ class TapCollector:
         """Keep outputs from here to the end of the block; what earlier blocks kept is dropped.
 
         Args:
-            stop_at: Calls per module path after which the forward is ended; None runs it whole.
+            stop_at: Calls per module path after which the forward is ended by :class:`ForwardStopped`, which whoever
+                runs it catches; None runs it whole.
         """
         self.clear()
         self._active, self._needs_grad = True, torch.is_grad_enabled()
         self.stop_at = dict(stop_at) if stop_at is not None else None
         try:
             yield
-        except ForwardStopped:
-            pass
         finally:
             self._active = False
         self._check_not_overwritten()

@@ -89,7 +89,8 @@ class FrozenTeacher:
         return self.collector.taps(input_size=input_size(data))
 
     def _forward(self, data: Any) -> None:
-        # Caught inside of what is compiled, so that nothing behind the deepest tap is ever traced.
+        # Our own signal that the taps are complete, no error: everything asked for has been recorded. It is caught
+        # inside of what is compiled, so that nothing behind the deepest tap is ever traced.
         try:  # noqa: SIM105  (dynamo does not trace contextlib.suppress)
             self.model._run_forward(data, mode=self.config.forward_mode)
         except ForwardStopped:
@@ -98,10 +99,11 @@ class FrozenTeacher:
     def _learn_calls(self, size: int, known: dict[str, int] | None) -> None:
         """Remember how often each tapped module is called for this batch size: after that the teacher may stop.
 
-        A teacher whose number of calls depends on the data may make more than it did; those would be lost.
+        A teacher whose number of calls depends on the data cannot be stopped: whether it made more calls than before or
+        fewer, the next batch may need more than were learned, and those would be lost.
         """
         counts = dict(self.collector.counts)
-        if known and any(counts.get(path, 0) > calls for path, calls in known.items()):
+        if known is not None and counts != known:
             raise TapError(
                 f"The number of calls of a tapped module of teacher '{self.name}' depends on the data ({known} before, "
                 f"{counts} now): set stop_early=False for it"

@@ -16,6 +16,7 @@ stop       ``at``                                  ``value``, and 0 from ``at`` 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from perceptkd.core.errors import InputError
@@ -85,10 +86,11 @@ def build_weight(spec: float | Mapping[str, Any]) -> Weight:
         if kind not in SCHEDULES:
             raise InputError(f"A weight schedule needs type={' | '.join(SCHEDULES)}; got {spec!r}")
         try:
-            schedule = SCHEDULES[kind](**options)
+            return _checked(Weight(dict(spec), SCHEDULES[kind](**options)))
         except TypeError as error:
             raise InputError(f"The weight schedule {spec!r} does not fit: {error}") from error
-        return _checked(Weight(dict(spec), schedule))
+    if not isinstance(spec, Real):
+        raise InputError(f"A weight is a number or a schedule dict(type=, value=); got {spec!r}. 0 switches a term off")
     return _checked(Weight(float(spec), constant(float(spec))))
 
 

@@ -15,6 +15,7 @@ import torch
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from torch.utils.data import Dataset, Sampler
 
+from perceptkd.core.errors import InputError
 from perceptkd.registry import DATASETS
 
 NOT_SET = -1
@@ -108,7 +109,7 @@ class SeededDataset(Dataset):
         seed, epoch = self._shared.tolist()
         epoch = index.epoch if isinstance(index, EpochIndex) else epoch
         if seed == NOT_SET or epoch == NOT_SET:
-            raise RuntimeError(
+            raise InputError(
                 "SeededDataset does not know its epoch and seed: add dict(type='perceptkd.SeedEpochHook') to "
                 "custom_hooks, or call dataset.set_epoch(0, seed=0)"
             )

@@ -373,9 +373,15 @@ def _head_maps(tap: Tap) -> dict[str, list[Tensor]]:
     pending = [canonical_bev(tap)]
     while pending:
         output = pending.pop(0)
-        if not isinstance(output, Mapping):
+        if isinstance(output, list | tuple):
             pending = [*output, *pending]
             continue
+        if not isinstance(output, Mapping):
+            raise InputError(
+                f"UniDistill: the tap '{tap.spec}' of the {tap.model} gives a {type(output).__name__} without a name. "
+                "'response' compares dicts of maps, as centre heads return them: tap such a head in student_taps and "
+                "teacher_taps"
+            )
         for name, head_map in output.items():
             maps[name].append(head_map)
     return dict(maps)

@@ -9,6 +9,8 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
+from perceptkd.core.errors import InputError
+
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -59,10 +61,10 @@ def choose_precision(device: torch.device | str, *, request: str = "auto") -> Pr
         request: ``auto`` for the rule, or ``bf16`` or ``fp32`` to overrule it.
 
     Raises:
-        ValueError: An unknown request, or bf16 on a GPU that has none.
+        InputError: An unknown request, or bf16 on a GPU that has none.
     """
     if request not in ("auto", "bf16", "fp32"):
-        raise ValueError(f"precision must be auto, bf16 or fp32, not {request!r}")
+        raise InputError(f"precision must be auto, bf16 or fp32, not {request!r}")
     if request == "fp32":
         return Precision(None, False, "fp32 was asked for")
     if torch.device(device).type == "cuda":
@@ -71,7 +73,7 @@ def choose_precision(device: torch.device | str, *, request: str = "auto") -> Pr
         able, hardware = cpu_computes_bf16(), "this CPU computes bf16"
     if request == "bf16":
         if torch.device(device).type == "cuda" and not able:
-            raise ValueError("bf16 was asked for, but this GPU has no bf16 arithmetic: use precision='auto' or 'fp32'")
+            raise InputError("bf16 was asked for, but this GPU has no bf16 arithmetic: use precision='auto' or 'fp32'")
         return Precision(torch.bfloat16, True, "bf16 was asked for")
     if able:
         return Precision(torch.bfloat16, True, hardware)

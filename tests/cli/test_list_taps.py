@@ -42,6 +42,14 @@ def test_student_and_teacher_of_a_distillation_config(tiny_folder: Path, capsys:
     assert "no teacher 'small'; it has: big" in capsys.readouterr().err
 
 
+def test_an_ema_teacher_has_the_modules_of_the_student(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    ema = ("--filter", "^neck", "--cfg-options", "model.teachers.mean.role=ema")
+    config = str(tiny_folder / "distill.py")
+    taps = listed(capsys, config, "--teacher", "mean", *ema)
+    assert "neck.fpn_convs.0" in taps
+    assert taps == listed(capsys, config, *ema)
+
+
 def test_a_random_image_where_there_are_no_data(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
     gone = [f"{stage}_dataloader.dataset={{'ann_file': 'gone.json'}}" for stage in ("train", "val")]
     options = ("--shapes", "--filter", "^neck$", "--cfg-options", *gone)

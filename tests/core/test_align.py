@@ -8,7 +8,9 @@ from torch import nn
 
 from perceptkd.core.align import AdapterConfig, AlignError, PairAdapter, build_pair_adapter, pair_levels
 from perceptkd.core.batch import RawBatch
+from perceptkd.core.errors import InputError
 from perceptkd.core.tap import Tap, TapSpec
+from perceptkd.ops.sparse import SparseTensor
 
 DEFAULT = AdapterConfig()
 
@@ -168,23 +170,41 @@ def test_contract_06_a_bev_map_is_resized_along_its_own_axes(layout: str, resize
 
 
 def test_contract_06_rows_of_features_get_a_linear_layer_and_sparse_ones_keep_their_coordinates() -> None:
-    class Sparse:
-        def __init__(self, features: torch.Tensor) -> None:
-            self.features, self.coordinates = features, torch.zeros(len(features), 4)
-
-        def replace_feature(self, features: torch.Tensor) -> "Sparse":
-            return Sparse(features)
-
     for student, teacher in (
         (torch.zeros(5, 2), torch.zeros(5, 3)),
         (torch.zeros(1, 5, 2), torch.zeros(1, 5, 3)),
-        (Sparse(torch.zeros(5, 2)), Sparse(torch.zeros(7, 3))),
+        (sparse(*range(5)), sparse(*range(7), channels=3)),
     ):
         taps = tap_of(student), tap_of(teacher)
         adapter = build_pair_adapter("rows", DEFAULT, *taps)
         assert isinstance(adapter.layers[0], nn.Linear)
         value = adapter(*taps)[0].value
         assert getattr(value, "features", value).shape[-1] == 3
+
+
+def sparse(*columns: int, channels: int = 2, width: int = 8) -> SparseTensor:
+    """Voxels in one row of a grid, in the order given; the features of each are its column."""
+    x = torch.tensor(columns, dtype=torch.int32)
+    coordinates = torch.stack([torch.zeros_like(x), torch.zeros_like(x), x], dim=1)
+    return SparseTensor(x[:, None].repeat(1, channels).float(), coordinates, (1, width), 1)
+
+
+@pytest.mark.parametrize("adapters", [[], [nn.Identity()]])
+def test_contract_07_sparse_pairs_are_the_same_voxels_row_by_row(adapters: list[nn.Module]) -> None:
+    mine, theirs = sparse(3, 0, 5, 1), sparse(1, 2, 3, 5)
+    first, second = PairAdapter("voxels", adapters)(tap_of(mine), tap_of(theirs))
+    assert first.value.coordinates[:, 2].tolist() == [3, 5, 1]
+    assert torch.equal(first.value.coordinates, second.value.coordinates)
+    assert torch.equal(first.value.features, second.value.features)  # what a method may now subtract
+    assert (len(mine), len(theirs)) == (4, 4)
+
+
+def test_contract_07_sparse_pairs_without_common_rows_are_refused() -> None:
+    with pytest.raises(InputError, match=r"grids \(1, 8\) and \(1, 4\).*tap equal strides"):
+        PairAdapter("voxels")(tap_of(sparse(0)), tap_of(sparse(0, width=4)))
+    for pair in ((sparse(0, 1), torch.zeros(2, 2)), (torch.zeros(2, 2), sparse(0, 1))):
+        with pytest.raises(AlignError, match="one side is sparse and the other is not"):
+            PairAdapter("voxels")(*map(tap_of, pair))
 
 
 def test_contract_06_predictions_and_several_calls_pass_unchanged() -> None:

@@ -13,7 +13,7 @@ from perceptkd.core.batch import RawBatch
 from perceptkd.core.cache import CacheError, TeacherCache, flatten, unflatten
 from perceptkd.core.cache_key import SampleKey, build_fingerprint, sample_keys
 from perceptkd.core.cache_writer import TeacherCacheWriter, write_cache
-from perceptkd.core.tap import Tap, TapSpec
+from perceptkd.core.tap import Tap, TapSpec, parse_tap
 
 MODEL = {"type": "perceptkd.ToyDetector", "bev_geometry": {"layout": "yx", "extent": (0.0, 0.0, 1.0, 1.0)}}
 TAPS = {"feature": "neck[1]", "score": "bbox_head[0]"}
@@ -79,7 +79,7 @@ def test_taps_are_read_in_any_order_with_nesting_and_geometry(store: Path, check
 def test_the_store_is_plain_memory_mapped_numpy_without_pickle(store: Path) -> None:
     names = sorted(path.name for path in store.iterdir())
     assert names[:2] == ["index.npy", "manifest.json"]
-    assert names[2:4] == ["shard-00000.bbox_head_0.0.npy", "shard-00000.neck_1.0.npy"]
+    assert names[2:4] == ["shard-00000.0.neck_1.0.npy", "shard-00000.1.bbox_head_0.0.npy"]
     assert len(names) == 2 + 3 * 2
     for path in store.glob("*.npy"):
         np.load(path, allow_pickle=False, mmap_mode="r")
@@ -175,6 +175,17 @@ def test_samples_taps_and_augmentations_that_are_not_stored_are_named(
         TeacherCache(store).stored_tap(TapSpec("backbone"))
     with pytest.raises(CacheError, match="There is no teacher cache at"):
         TeacherCache(store / "nowhere")
+
+
+def test_taps_whose_names_differ_in_signs_alone_are_kept_apart(tmp_path: Path) -> None:
+    specs = [parse_tap(name) for name in ("neck[1]", "neck[-1]", "head['a b']", "head['a_b']")]
+    taps = {str(spec): Tap(spec, [torch.full((2, 3), float(value))]) for value, spec in enumerate(specs)}
+    keys = [SampleKey("a", None, 0), SampleKey("b", None, 0)]
+    writer = TeacherCacheWriter(tmp_path, {}, dtype="float32")
+    writer.add(keys, taps)
+    writer.close()
+    cache = TeacherCache(tmp_path)
+    assert all(torch.equal(cache.read(keys, tap.spec), tap.value) for tap in taps.values())
 
 
 def test_views_keep_the_augmentations_of_one_sample_apart(tmp_path: Path, checkpoint: Path, batches: Any) -> None:

@@ -204,10 +204,3 @@ def test_a_distiller_may_learn_from_several_teachers(toy: Any, batch: Any) -> No
         "feature": (2, 4, 4, 4),
         "second": (2, 4, 8, 8),
     }
-
-
-def test_an_unknown_distiller_is_named_with_those_there_are(toy: Any) -> None:
-    from perceptkd.core import DistillModel
-
-    with pytest.raises(KeyError, match=r"There is no distiller 'perceptkd.Unknown'; there are .*ToyDistiller"):
-        DistillModel(toy(), distillers=[{"type": "perceptkd.Unknown"}])

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from perceptkd.core.errors import InputError
 from perceptkd.core.weight import build_weight
 
 
@@ -37,10 +38,13 @@ def test_contract_10_only_a_weight_that_never_trains_is_always_zero() -> None:
         ({"type": "sine", "value": 1.0}, r"type=constant \| warmup \| linear \| cosine \| stop"),
         ({"value": 1.0}, "type="),
         ({"type": "stop", "value": 1.0}, "at"),
+        ({"type": "constant", "value": None}, r"'value': None.* does not fit"),
+        (None, r"a number or a schedule.*got None\. 0 switches a term off"),
+        ("1", "a number or a schedule.*got '1'"),
         (-1.0, "not negative"),
         (float("nan"), "finite"),
     ],
 )
 def test_contract_10_an_unreadable_weight_says_what_fits(spec: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         build_weight(spec)

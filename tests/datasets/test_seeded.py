@@ -11,8 +11,11 @@ import pytest
 import torch
 from mmengine.dataset import BaseDataset, InfiniteSampler, pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
-from torch.utils.data import DataLoader
+from mmengine.structures import BaseDataElement
+from torch.utils.data import DataLoader, Dataset
 
+from perceptkd.core.cache_key import sample_keys
+from perceptkd.core.errors import InputError
 from perceptkd.datasets.seeded import EpochIndex, EpochStampedSampler, SeededDataset, collect_seeded_datasets, seeded
 
 SIZE = 6
@@ -86,8 +89,31 @@ def test_a_fixed_seed_wins_over_the_runs(image_dataset: dict) -> None:
     assert dataset.view_key(4) == (9, 2, 4)
 
 
+class PackedDataset(Dataset):
+    """Samples as mm pipelines pack them, with one draw from torch's random state as input."""
+
+    def __getitem__(self, index: int) -> dict:
+        return {"inputs": torch.rand(3), "data_samples": BaseDataElement(metainfo={"img_id": index})}
+
+    def __len__(self) -> int:
+        return SIZE
+
+
+def test_contract_12_the_key_is_the_caches_view() -> None:
+    """A teacher cache tells augmentations of a sample apart by the key that made them, and by nothing else here."""
+    dataset = SeededDataset(PackedDataset())
+    keys = {}
+    for seed, epoch in ((5, 0), (5, 1), (6, 0), (5, 0)):
+        dataset.set_epoch(epoch, seed=seed)
+        assert dataset[3]["data_samples"].view == f"{seed}-{epoch}-3"
+        (key,) = sample_keys(pseudo_collate([dataset[3]]))
+        assert (key.sample, key.view) == ("3", "-".join(map(str, dataset.view_key(3))))
+        assert keys.setdefault((seed, epoch), key) == key  # the same key of the seeds is the same key of the cache
+    assert len({key.view for key in keys.values()}) == len({key.content for key in keys.values()}) == 3
+
+
 def test_without_an_epoch_it_says_which_hook_is_missing(image_dataset: dict) -> None:
-    with pytest.raises(RuntimeError, match="SeedEpochHook"):
+    with pytest.raises(InputError, match="SeedEpochHook"):
         build(image_dataset)[0]
 
 

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPERS, DefaultScope
 from torch import nn
 
+from perceptkd.core.errors import InputError
 from perceptkd.engine import backends, precision
 from perceptkd.engine.precision import choose_precision, to_channels_last
 from perceptkd.registry import MODELS
@@ -35,7 +36,7 @@ def test_rule_on_the_cpu(cpu_computes_bf16) -> None:
     assert choose_precision("cpu", request="bf16").dtype is torch.bfloat16
     cpu_computes_bf16(True)
     assert choose_precision("cpu", request="fp32").dtype is None
-    with pytest.raises(ValueError, match="auto, bf16 or fp32"):
+    with pytest.raises(InputError, match="auto, bf16 or fp32"):
         choose_precision("cpu", request="fp16")
 
 

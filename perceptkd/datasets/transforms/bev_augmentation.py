@@ -40,7 +40,7 @@ def transform_boxes(boxes: LiDARInstance3DBoxes, matrix: np.ndarray) -> LiDARIns
     """Boxes moved by a similarity of the ground plane: centres, dims, yaw (in (-pi, pi]) and velocity.
 
     Args:
-        boxes: N boxes of 7 or 9 numbers.
+        boxes: N boxes of 7 numbers, or of 9 with the velocity.
         matrix: [4, 4] from :func:`bev_augmentation_matrix`.
 
     Returns:
@@ -53,7 +53,8 @@ def transform_boxes(boxes: LiDARInstance3DBoxes, matrix: np.ndarray) -> LiDARIns
     values[:, 3:6] *= scale
     heading = torch.stack([values[:, 6].cos(), values[:, 6].sin()], dim=1) @ linear[:2, :2].T
     values[:, 6] = torch.atan2(heading[:, 1], heading[:, 0])
-    values[:, 7:9] = values[:, 7:9] @ linear[:2, :2].T
+    if values.shape[1] == 9:
+        values[:, 7:9] = values[:, 7:9] @ linear[:2, :2].T
     return LiDARInstance3DBoxes(values.float(), box_dim=values.shape[1])
 
 

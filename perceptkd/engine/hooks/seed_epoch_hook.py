@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, DataLoader
 
+from perceptkd.core.errors import InputError
 from perceptkd.datasets.seeded import EpochStampedSampler, collect_seeded_datasets
 from perceptkd.registry import HOOKS
 
@@ -80,15 +81,15 @@ def stamp_endless_sampler(loader: DataLoader, *, iteration: int, outermost: bool
     """Let an endless sampler say which pass each index belongs to, since workers fetch ahead across passes.
 
     Raises:
-        ValueError: The loader hides its sampler, or another wrapper around ``SeededDataset`` would drop the stamp.
+        InputError: The loader hides its sampler, or another wrapper around ``SeededDataset`` would drop the stamp.
     """
     if type(loader.batch_sampler) is not BatchSampler:
-        raise ValueError(
+        raise InputError(
             f"SeededDataset under an endless sampler needs the plain batch sampler, not "
             f"{type(loader.batch_sampler).__name__}: leave batch_sampler out, or use DefaultSampler"
         )
     if not outermost and loader.num_workers > 0:
-        raise ValueError(
+        raise InputError(
             "SeededDataset must be the outermost dataset wrapper when an endless sampler feeds workers: put the other "
             "wrapper inside it, or use DefaultSampler"
         )

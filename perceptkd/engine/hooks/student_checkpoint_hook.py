@@ -11,6 +11,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from perceptkd.core.errors import InputError
 from perceptkd.engine.atomic import TEMPORARY_SUFFIX, atomic_path, write_text
 from perceptkd.engine.checkpoints import (
     STUDENT_SUFFIX,
@@ -136,7 +137,8 @@ class StudentCheckpointHook(CheckpointHook):
 
     def _save_if_best(self, runner: Runner, key: str, rule: str, metrics: Mapping[str, float]) -> bool:
         if key not in metrics:
-            raise KeyError(f"save_best={key!r} is not among the metrics of this evaluation: {sorted(metrics)}")
+            known = ", ".join(sorted(metrics))
+            raise InputError(f"save_best={key!r} is no metric of this evaluation; name one of these: {known}")
         suffix = "" if len(self.key_indicators) == 1 else f"_{key}"
         best = runner.message_hub.runtime_info.get(f"best_score{suffix}", self.init_value_map[rule])
         score = metrics[key]

@@ -81,7 +81,7 @@ class BEVDataPreprocessor(BaseDataPreprocessor):
     @staticmethod
     def _raw(raw: Mapping, key: str) -> Sequence[Tensor]:
         if key not in raw:
-            raise KeyError(f"the batch has no {key!r} (it has {sorted(raw)}): load that sensor in the pipeline")
+            raise InputError(f"the batch has no {key!r} (it has {sorted(raw)}): load that sensor in the pipeline")
         return raw[key]
 
     @torch.no_grad()

@@ -108,7 +108,7 @@ class BEVDetector(Base3DDetector):
 
     def _input(self, inputs: Mapping, key: str) -> Tensor | Mapping:
         if key not in inputs:
-            raise KeyError(
+            raise InputError(
                 f"the batch has no {key!r} (it has {sorted(inputs)}): set the matching part of "
                 "perceptkd.BEVDataPreprocessor and load that sensor in the pipeline"
             )

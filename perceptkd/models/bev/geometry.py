@@ -85,13 +85,13 @@ def stack_calibration(data_samples: Sequence[Det3DDataSample], device: torch.dev
     """Calibration of a batch from the meta information of its samples.
 
     Raises:
-        KeyError: if a sample lacks one of the four matrices.
+        InputError: A sample lacks one of the four matrices.
     """
     stacked = []
     for key in CALIBRATION_KEYS:
         missing = [i for i, sample in enumerate(data_samples) if key not in sample.metainfo]
         if missing:
-            raise KeyError(
+            raise InputError(
                 f"sample {missing[0]} of the batch has no {key!r}: a camera model needs {CALIBRATION_KEYS} in the "
                 "meta information (load the images and end the pipeline with perceptkd.PackBEVInputs)"
             )

@@ -1,10 +1,10 @@
 """Which implementation multiplies, and the one function that all convolution layers call."""
 
-import logging
 import os
 from functools import cache
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 
 from perceptkd.ops.sparse import torch_backend
@@ -57,4 +57,4 @@ def sparse_convolution(features: Tensor, weight: Tensor, kernel_map: KernelMap) 
 
 @cache
 def _log_choice(name: str) -> None:
-    logging.getLogger("perceptkd").info("sparse convolution runs on the %s backend", name)
+    print_log(f"sparse convolution: {name} ({VARIABLE}={os.environ.get(VARIABLE, 'auto')})", logger="current")

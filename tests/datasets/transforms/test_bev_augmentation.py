@@ -123,6 +123,12 @@ def test_a_frame_without_boxes() -> None:
     assert results["gt_bboxes_3d"].tensor.shape == (0, 9)
 
 
+def test_boxes_without_velocity_move_as_those_with_one() -> None:
+    boxes = make_boxes(BOX, (-20.0, 30.0, 0.5, 8.0, 3.0, 3.0, -2.5, -1.0, 0.5))
+    still = transform_boxes(LiDARInstance3DBoxes(boxes.tensor[:, :7], box_dim=7), example())
+    assert torch.equal(still.tensor, transform_boxes(boxes, example()).tensor[:, :7])
+
+
 def test_draws_follow_the_global_seed_only() -> None:
     drawn = []
     for _ in range(2):

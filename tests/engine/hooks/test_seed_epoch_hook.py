@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, DataLoader
 
+from perceptkd.core.errors import InputError
 from perceptkd.datasets.seeded import EpochStampedSampler, collect_seeded_datasets
 from perceptkd.engine.hooks.seed_epoch_hook import seed_everything, stamp_endless_sampler
 
@@ -87,7 +88,7 @@ def test_an_endless_sampler_is_stamped_from_where_the_run_stands() -> None:
 
 
 def test_what_cannot_be_exact_is_refused() -> None:
-    with pytest.raises(ValueError, match="outermost"):
+    with pytest.raises(InputError, match="outermost"):
         stamp_endless_sampler(endless_loader(num_workers=2), iteration=0, outermost=False)
 
     class Grouped(BatchSampler):
@@ -95,5 +96,5 @@ def test_what_cannot_be_exact_is_refused() -> None:
 
     data = range(6)
     sampler = Grouped(InfiniteSampler(data, shuffle=False), 2, False)
-    with pytest.raises(ValueError, match="plain batch sampler, not Grouped"):
+    with pytest.raises(InputError, match="plain batch sampler, not Grouped"):
         stamp_endless_sampler(DataLoader(data, batch_sampler=sampler), iteration=0, outermost=True)

@@ -16,6 +16,7 @@ from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
 from perceptkd.core.checkpoint import CheckpointError
+from perceptkd.core.errors import InputError
 from perceptkd.engine.atomic import WriteError
 from perceptkd.engine.checkpoints import recorded_metrics
 from perceptkd.engine.hooks import student_checkpoint_hook as module
@@ -107,7 +108,7 @@ def test_kept_best_and_recorded(distill_config: Config, tmp_path: Path, train) -
 
 def test_an_unknown_best_metric_is_named_with_those_there_are(tiny_config: Config, tmp_path: Path, train) -> None:
     tiny_config.default_hooks.checkpoint.update(save_best="coco/map", rule="greater")
-    with pytest.raises(KeyError, match=r"coco/map.*coco/bbox_mAP"):
+    with pytest.raises(InputError, match=r"coco/map.*coco/bbox_mAP"):
         train(tiny_config, tmp_path / "run")
 
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from perceptkd.core.errors import InputError
 from perceptkd.models.bev.data_preprocessor import BEVDataPreprocessor
 
 VOXELIZE = {
@@ -66,7 +67,7 @@ def test_a_model_takes_only_what_it_asks_for(make_batch) -> None:
 def test_a_missing_sensor_is_named(make_batch) -> None:
     batch = make_batch(1)
     del batch["inputs"]["img"]
-    with pytest.raises(KeyError, match="load that sensor"):
+    with pytest.raises(InputError, match="load that sensor"):
         BEVDataPreprocessor(**IMAGES)(batch)
 
 

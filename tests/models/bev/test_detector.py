@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from perceptkd.core.errors import InputError
 from perceptkd.models.bev.detector import BEVDetector
 from perceptkd.models.bev.geometry import lift_frustum, stack_calibration
 from perceptkd.registry import MODELS
@@ -161,5 +162,5 @@ def test_a_grid_that_does_not_fit_the_encoder_is_named(repository: Path, make_ba
 
 def test_a_batch_without_the_sensor_is_named(detectors, make_batch) -> None:
     batch = make_batch(1)
-    with pytest.raises(KeyError, match="voxels"):
+    with pytest.raises(InputError, match="voxels"):
         detectors["lidar_pillar"](inputs={}, data_samples=batch["data_samples"], mode="tensor")

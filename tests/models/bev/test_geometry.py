@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from perceptkd.core.errors import InputError
 from perceptkd.datasets.transforms.bev_augmentation import bev_augmentation_matrix
 from perceptkd.datasets.transforms.image_augmentation import image_augmentation_matrix
 from perceptkd.models.bev.geometry import BEVGrid, Calibration, build_frustum, lift_frustum, stack_calibration
@@ -89,5 +90,5 @@ def test_missing_calibration_is_named(make_batch) -> None:
     samples = make_batch(2)["data_samples"]
     samples[1].set_metainfo({"unused": 0})
     del samples[1].lidar2cam
-    with pytest.raises(KeyError, match=r"sample 1.*lidar2cam"):
+    with pytest.raises(InputError, match=r"sample 1.*lidar2cam"):
         stack_calibration(samples, "cpu")
