@@ -51,5 +51,5 @@ docs: install
 	$(RUN) benchmarks/render.py
 
 clean:
-	rm -rf work_dirs/demo work_dirs/teachers/lidar_voxel_demo data/simworld_demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf work_dirs/demo work_dirs/teachers/lidar_voxel_demo data/simworld_demo build dist *.egg-info .dist_test .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find perceptkd tests tools configs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -88,12 +88,12 @@ def single_row(name: str, ours: float | None, *, unit: str, target: float | None
     }
 
 
-def write_results(name: str, rows: Sequence[Row], *, backends: dict[str, Any]) -> Path:
-    """Writes ``benchmarks/results/<name>_<device>.json`` and prints the rows."""
+def write_results(name: str, rows: Sequence[Row], *, backends: dict[str, Any], **extra: Any) -> Path:
+    """Writes ``benchmarks/results/<name>_<device>.json`` and prints the rows; ``extra`` are further keys."""
     source = provenance()
     device = source["device"].lower().replace(" ", "-")
     path = RESULTS / f"{name}_{device}.json"
-    write_json(path, {**source, "backends": backends, "rows": list(rows)})
+    write_json(path, {**source, "backends": backends, **extra, "rows": list(rows)})
     for row in rows:
         peer = "" if row["peer"] is None else f"  {row['peer_name']} {row['peer']}  ratio {row['ratio']}"
         goal = "" if row["target"] is None else f"  target {row['target']} {'met' if row['met'] else 'not met'}"

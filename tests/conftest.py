@@ -25,7 +25,7 @@ SLOW_SEED_VARIABLE = "PERCEPTKD_SLOW_SEED"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", choices=("all", "sample", "none"), default="sample", help="which slow tests to run")
+    parser.addoption("--slow", choices=("all", "sample", "none"), default="all", help="which slow tests to run")
     parser.addoption("--slow-seed", type=int, help="chooses the sample of slow tests (default: another one every day)")
 
 
