@@ -51,7 +51,8 @@ def test_importing_compat_loads_nothing_heavy() -> None:
 
 def test_transforms_import_on_their_own() -> None:
     """A script may import them before anything that would have made mmdet3d importable."""
-    succeeds("import perceptkd.datasets.transforms")
+    result = run_python("import perceptkd.datasets.transforms")
+    assert result.returncode == 0, result.stderr
 
 
 def test_applying_twice_changes_nothing() -> None:

@@ -136,6 +136,25 @@ def test_full_lidar_map_has_the_published_size(name: str, make_batch) -> None:
     assert low_level_map(name, make_batch(1)).shape == (1, 256, 180, 180)
 
 
+def test_full_voxel_encoder_ends_with_the_published_grid(make_batch) -> None:
+    """F11 of UniDistill: 5 x 180 x 180 sites of 128 channels before the last convolution squeezes the height."""
+    model = MODELS.build(load("bev/lidar_voxel_full.py").model).eval()
+    seen = []
+    model.lidar_encoder.middle_encoder.conv_out.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    data = model.data_preprocessor(make_batch(1))
+    with torch.no_grad():
+        model.lidar_encoder(data["inputs"]["voxels"], 1)
+    (sparse,) = seen
+    assert (list(sparse.spatial_shape), sparse.features.shape[1]) == ([5, 180, 180], 128)
+
+
+def test_full_camera_lifts_the_published_frustum() -> None:
+    """F11 of UniDistill: 112 depth bins of 16 x 44 pixels, in six cameras 473,088 points."""
+    frustum = MODELS.build(load("bev/camera_full.py").model.camera_encoder.view_transform).frustum
+    assert tuple(frustum.shape) == (112, 16, 44, 3)
+    assert 6 * frustum[..., 0].numel() == 473_088
+
+
 def test_full_camera_map_has_the_published_size(make_batch) -> None:
     batch = make_batch(1, size=(256, 704))
     batch["inputs"]["img"][0] = batch["inputs"]["img"][0][:1]

@@ -1,6 +1,8 @@
 """Two small detectors, a distiller and a batch, which isolate what the core does from what models do."""
 
+import importlib.util
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,13 @@ from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.tap import Taps
 from perceptkd.registry import DISTILLERS, MODELS
+
+_source = Path(__file__).resolve().parent.parent / "ops" / "conftest.py"
+_spec = importlib.util.spec_from_file_location("upstream_detectors", _source)
+_module = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_module)
+
+scene, centerpoint_config = _module.scene, _module.centerpoint_config
 
 
 @MODELS.register_module(force=True)

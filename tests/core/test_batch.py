@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.model import BaseDataPreprocessor
 from mmengine.structures import BaseDataElement
-from torch import Tensor
+from torch import Tensor, nn
 
 from perceptkd.core.batch import RawBatch, RawBatchPreprocessor, batch_size, input_size
 from perceptkd.core.tap import TapCollector
@@ -57,13 +58,21 @@ def test_contract_03_each_model_runs_its_own_preprocessor(distill_model: Any, ba
     assert torch.equal(seen["teacher"], stacked * 5)
 
 
-def test_contract_03_what_the_models_keep_is_not_the_batch_itself(distill_model: Any, batch: Any) -> None:
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_contract_03_what_the_models_keep_is_not_the_batch_itself(distill_model: Any, batch: Any, side: str) -> None:
+    """The first layer hands its input on, and the preprocessor copies nothing: what is tapped would be the batch."""
     model = distill_model()
-    collector = TapCollector.attach(model.student, {"a": "backbone.0"})
-    with collector.recording():
+    part = model.student if side == "student" else model.distillers.teachers["teacher"].model
+    part.backbone.insert(0, nn.Identity())
+    part.data_preprocessor = BaseDataPreprocessor()
+    batch["inputs"] = torch.stack(batch["inputs"])
+    collector = TapCollector.attach(part, {"input": {"path": "backbone.0", "clone": False}})
+    with torch.set_grad_enabled(side == "student"), collector.recording():
         model(RawBatch(batch, True), mode="loss")
-    pointers = {image.data_ptr() for image in batch["inputs"]}
-    assert collector.taps()["a"].value.data_ptr() not in pointers
+    kept = collector.taps()["input"].value
+    assert torch.equal(kept, batch["inputs"])
+    assert kept.data_ptr() != batch["inputs"].data_ptr()
+    assert part.data_preprocessor(batch, True)["inputs"].data_ptr() == batch["inputs"].data_ptr()
 
 
 def test_the_preprocessor_of_the_model_hands_the_batch_on_untouched(batch: Any) -> None:

@@ -62,17 +62,21 @@ def test_contract_07_mixing_bev_geometries_raises_when_the_model_is_built(
     monkeypatch.setattr(DISTILLERS.get("perceptkd.ToyDistiller"), "layout_aware", aware)
     sides = [{"bev_geometry": dict(zip(("layout", "extent"), side)) if side else None} for side in (student, teacher)]
     if refused is None:
-        distill_model(student=sides[0], teacher=sides[1])
+        model = distill_model(student=sides[0], teacher=sides[1])
+        assert list(model.distillers) == ["toydistiller"]
         return
     with pytest.raises(GeometryError, match=refused):
         distill_model(student=sides[0], teacher=sides[1])
 
 
 def test_contract_07_an_image_tap_of_a_bev_model_pairs_with_an_image_model(distill_model: Any) -> None:
-    distill_model(
+    model = distill_model(
         student={"bev_geometry": {"layout": "yx", "extent": EXTENT}},
         distiller={"student_taps": {"feature": {"path": "neck[1]", "layout": "image"}}},
     )
+    student = model.distillers.student_taps.specs["toydistiller/feature"]
+    teacher = model.distillers.teachers["teacher"].specs["toydistiller/feature"]
+    assert (student.layout, student.extent, teacher.layout) == ("image", None, None)
 
 
 def test_contract_07_other_extents_raise_unless_resampling_is_asked() -> None:

@@ -255,3 +255,6 @@ def test_teachers_and_distillers_must_agree_on_names(distill_model: Any) -> None
 
 def test_cached_teacher_is_no_model_and_is_shared_like_any_other() -> None:
     assert CachedTeacher.model is None
+    holder = CachedTeacher("teacher", {}, cache=object())
+    assert copy.deepcopy(holder) is holder
+    assert copy.deepcopy({"teachers": [holder]})["teachers"][0] is holder

@@ -1,6 +1,11 @@
-"""What the tests of the distillers share: hand-made taps and steps on UniDistill's 180 x 180 map."""
+"""What the tests of the distillers share: hand-made taps and steps on UniDistill's 180 x 180 map.
 
+The synthetic batch is the BEV tests'.
+"""
+
+import importlib.util
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +17,12 @@ import perceptkd.registry  # noqa: F401  (makes mmdet3d importable)
 from perceptkd.core.distiller import Step
 from perceptkd.core.tap import Tap, TapSpec
 
+_source = Path(__file__).resolve().parent.parent / "models" / "bev" / "conftest.py"
+_spec = importlib.util.spec_from_file_location("bev_synthetic_batch", _source)
+_module = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_module)
+
+make_batch = _module.make_batch
 FULL_EXTENT = (-54.0, -54.0, 54.0, 54.0)
 TASK_CLASSES = (1, 2, 2, 1, 2, 2)
 REGRESSION_CHANNELS = {"reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2, "iou": 1}

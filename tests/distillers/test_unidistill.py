@@ -169,10 +169,31 @@ class TestFeatureAndRelation:
         with pytest.raises(ValueError, match="sample_index"):
             relation_loss(student, teacher, num_boxes=3, scope="inter")
 
-    def test_two_boxes_give_the_mean_of_one_each(self) -> None:
+    @pytest.mark.parametrize("loss", [features, relations])
+    def test_two_boxes_give_the_mean_of_one_each(self, loss: Callable) -> None:
+        """Up to eps beside the number of boxes: (0.8031135, 0.7566238) give 0.7799077 (F5)."""
         student, teacher = torch.randn(2, 1, 8, 180, 180)
-        single = [features(student, teacher, BOXES[i : i + 1]).item() for i in range(2)]
-        assert features(student, teacher, BOXES).item() == pytest.approx(sum(single) / 2, rel=1e-4)
+        single = [loss(student, teacher, BOXES[i : i + 1]).item() for i in range(2)]
+        assert single[0] != pytest.approx(single[1], rel=1e-2)
+        both = loss(student, teacher, BOXES).item()
+        assert both == pytest.approx(sum(single) * (1 + 1e-4) / (2 + 1e-4), rel=1e-6)
+        values = torch.tensor([0.8031135, 0.7566238]) * (1 + 1e-4)
+        spread = values.view(2, 1, 1).expand(2, 9, 4)
+        assert feature_loss(spread, torch.zeros(2, 9, 4), num_boxes=2).item() == pytest.approx(0.7799077, abs=1e-7)
+
+    @pytest.mark.parametrize("axis", ["x", "y"])
+    def test_a_flip_of_map_and_boxes_reorders_corners_and_changes_no_loss(self, axis: str) -> None:
+        """F16: left and right change places in either flip, on both sides alike."""
+        student, teacher = torch.randn(2, 1, 8, 180, 180)
+        sign = torch.tensor([-1.0, 1.0] if axis == "x" else [1.0, -1.0])
+        turned = math.pi - BOXES[:, 4:] if axis == "x" else -BOXES[:, 4:]
+        flipped = torch.cat((BOXES[:, :2] * sign, BOXES[:, 2:4], turned), dim=1)
+        order = [1, 0, 3, 2, 4, 5, 8, 7, 6]
+        assert torch.allclose(key_points(flipped), (key_points(BOXES) * sign)[:, order], atol=1e-5)
+        maps = [side.flip(3 if axis == "x" else 2) for side in (student, teacher)]
+        for loss in (relations, features):
+            assert loss(*maps, flipped).item() == pytest.approx(loss(student, teacher, BOXES).item(), abs=1e-5)
+        assert relations(student, teacher, flipped).item() != pytest.approx(relations(*maps, flipped).item(), rel=1e-3)
 
     @pytest.mark.parametrize("loss", [features, relations])
     @pytest.mark.parametrize("boxes", [torch.zeros(0, 5), box(80, 0)])

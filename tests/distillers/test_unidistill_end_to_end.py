@@ -110,7 +110,7 @@ def test_adapters_of_the_paper(config: Config) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["demo", "sim", "full"])
+@pytest.mark.parametrize("name", ["demo", "sim", "full", "frame"])
 def test_every_config_builds_its_student_and_method(
     name: str, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceptkd.distillers.unidistill import UniDistill, class_probability, gaussian_mask, response_loss
+from perceptkd.distillers.unidistill import (
+    UniDistill,
+    _similarity,
+    class_probability,
+    gaussian_mask,
+    key_points,
+    response_loss,
+    sample_points,
+)
 
 BOX_A = (10.0, 5.0, 4.0, 2.0, math.pi / 6)
 CAR = (10.0, 5.0, 4.62, 1.95, math.pi / 6)
@@ -86,6 +94,16 @@ def test_w2_relation(run: Make, legacy: bool, expected: float) -> None:
     teacher = torch.stack((torch.ones_like(column), 0.02 * (column - 100))).unsqueeze(0)
     terms = run(student, teacher, [BOX_A], legacy=legacy)
     assert terms["relation"].item() == pytest.approx(expected, abs=5e-7)
+
+
+def test_w2_similarities_of_the_centre() -> None:
+    """Row 4, the centre, of the student's 9 x 9 matrix: with itself it is 1 up to eps."""
+    column, row = ramp()
+    bev_map = torch.stack((column - 100, row - 95)).unsqueeze(0)
+    points, first = key_points(torch.tensor([BOX_A])), torch.zeros(1, dtype=torch.long)
+    read = sample_points(bev_map, points, first, extent=(-54, -54, 54, 54))
+    expected = [0.878570, 0.925998, 0.980961, 0.991427, 0.999971, 0.996003, 0.970061, 0.999507, 0.972562]
+    assert _similarity(read, "intra", 1e-4)[0, 4].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A run that is killed and resumed ends with the same bits as one that is not (contract of the core, line 12)."""
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,47 @@ def test_iterations_from_the_middle_of_a_pass(
     train(tiny_config, tmp_path / "stopped", kill_at=5)
     train(tiny_config, tmp_path / "stopped", resume=True)
     assert same(final(tmp_path / "through", "iter_8.pth"), final(tmp_path / "stopped", "iter_8.pth"))
+
+
+@pytest.fixture
+def distill_config(repository: Path, tmp_path: Path) -> Config:
+    """A student with drop block, an adapter to a wider teacher, an EMA teacher, weights that change, and EMA of all."""
+    assets = repository / "tests/assets/tiny_coco"
+    runpy.run_path(str(assets / "mimic.py"))
+    config = Config.fromfile(assets / "distill.py")
+    wide = Config.fromfile(assets / "retinanet.py").model.to_dict()
+    wide["neck"]["out_channels"] = wide["bbox_head"]["in_channels"] = 12
+    config.model.teachers = {
+        "big": {"config": {"default_scope": "mmdet", "model": wide}, "allow_random": True},
+        "mean": {"role": "ema", "momentum": 0.5},
+    }
+    cosine, warmup = {"type": "cosine", "value": 4.0}, {"type": "warmup", "value": 2.0, "end": 0.9}
+    config.model.distillers = [
+        {"type": "TinyMimic", "teacher": "big", "name": "wide", "weights": {"feature": cosine}},
+        {"type": "TinyMimic", "teacher": "mean", "name": "own", "weights": {"feature": warmup}},
+    ]
+    config.custom_hooks.append({"type": "EMAHook", "momentum": 0.1})
+    config.train_cfg.val_interval = 10
+    config.log_level = "ERROR"
+    return config
+
+
+@pytest.mark.slow
+def test_contract_12_a_distillation_with_all_its_state(distill_config: Config, tmp_path: Path, train) -> None:
+    """Adapter, EMA teacher, EMA of the model, schedules and the student's random draws, through our checkpoints."""
+    runner = train(distill_config, tmp_path / "through")
+    train(distill_config, tmp_path / "stopped", kill_at=ITERATIONS_PER_EPOCH + 1)
+    train(distill_config, tmp_path / "stopped", resume=True)
+    through, stopped = final(tmp_path / "through", "epoch_2.pth"), final(tmp_path / "stopped", "epoch_2.pth")
+    weights = through["state_dict"]
+    assert [key for key in weights if key.startswith("distillers.wide.adapters.") and key.endswith("weight")]
+    assert weights["distillers._extra_state"]["ema"]["mean"]
+    assert "ema_state_dict" in through
+    model = runner.model.distillers
+    assert model["wide"].weight("feature", 0.2) > model["wide"].weight("feature", 0.8)
+    assert same(through, stopped)
+    students = [torch.load(tmp_path / run / "epoch_2_student.pth")["state_dict"] for run in ("through", "stopped")]
+    assert same(*students)
 
 
 def test_the_hook_is_what_makes_it_exact(tiny_config: Config, tmp_path: Path, train) -> None:

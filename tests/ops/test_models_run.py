@@ -3,16 +3,17 @@
 Only sizes are changed: a smaller range, no downloaded weights, score thresholds of 0 so that NMS has work.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from mmengine.hub import get_config
 
 import perceptkd.compat  # noqa: F401
 from perceptkd.ops import mmcv_ext
 
-CLOUD_POINTS = 3000
+Make = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
@@ -30,39 +31,6 @@ def build(config: Mapping, scope: str, device: str) -> torch.nn.Module:
     init_default_scope(scope)
     torch.manual_seed(0)
     return MODELS.build(ConfigDict(config)).to(device)
-
-
-def upstream_config(name: str) -> Mapping:
-    from mmengine.hub import get_config
-
-    return get_config(name)
-
-
-def scene(low: list[float], high: list[float], columns: int, box_columns: int, classes: int) -> dict:
-    """A batch of two clouds, each with three boxes full of points."""
-    from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
-    from mmengine.structures import InstanceData
-
-    rng = np.random.default_rng(0)
-    points, samples = [], []
-    for _ in range(2):
-        centres = rng.uniform(low, high, (3, 3)) * 0.6 + np.mean([low, high], axis=0) * 0.4
-        sizes = np.tile([3.9, 1.6, 1.6], (3, 1))
-        inside = centres[:, None] + rng.uniform(-0.5, 0.5, (3, 200, 3)) * sizes[:, None]
-        ground = rng.uniform(low, high, (CLOUD_POINTS, 3))
-        cloud = np.zeros((600 + CLOUD_POINTS, columns), np.float32)
-        cloud[:, :3] = np.concatenate([inside.reshape(-1, 3), ground])
-        boxes = np.zeros((3, box_columns), np.float32)
-        boxes[:, :6] = np.concatenate([centres - [0, 0, 0.8], sizes], axis=1)
-        boxes[:, 6] = rng.uniform(-3, 3, 3)
-        sample = Det3DDataSample(metainfo={"box_type_3d": LiDARInstance3DBoxes})
-        sample.gt_instances_3d = InstanceData(
-            bboxes_3d=LiDARInstance3DBoxes(torch.from_numpy(boxes), box_dim=box_columns),
-            labels_3d=torch.from_numpy(rng.integers(0, classes, 3)),
-        )
-        points.append(torch.from_numpy(cloud))
-        samples.append(sample)
-    return {"inputs": {"points": points}, "data_samples": samples}
 
 
 def replace_lists(node: object, old: list, new: list) -> object:
@@ -110,7 +78,7 @@ def check_boxes_3d(results: list, nms_threshold: float) -> None:
 
 
 def kitti_config(name: str, low: list[float], high: list[float]) -> dict:
-    model = upstream_config(name).model.to_dict()
+    model = get_config(name).model.to_dict()
     old = model["data_preprocessor"]["voxel_layer"]["point_cloud_range"]
     model = replace_lists(model, old, low + high)
     generator = model["bbox_head"]["anchor_generator"]
@@ -119,7 +87,7 @@ def kitti_config(name: str, low: list[float], high: list[float]) -> dict:
     return model
 
 
-def test_pointpillars_trains_and_predicts(device: str) -> None:
+def test_pointpillars_trains_and_predicts(device: str, scene: Make) -> None:
     low, high = [0.0, -7.68, -3.0], [15.36, 7.68, 1.0]
     model = kitti_config("mmdet3d::pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py", low, high)
     model["middle_encoder"]["output_shape"] = [96, 96]
@@ -128,7 +96,7 @@ def test_pointpillars_trains_and_predicts(device: str) -> None:
     check_boxes_3d(predict(detector, batch), model["test_cfg"]["nms_thr"])
 
 
-def test_pointpillars_with_dynamic_voxels_trains_and_predicts(device: str) -> None:
+def test_pointpillars_with_dynamic_voxels_trains_and_predicts(device: str, scene: Make) -> None:
     """Dynamic voxelization and dynamic scatter in place of bounded voxels."""
     low, high = [0.0, -7.68, -3.0], [15.36, 7.68, 1.0]
     name = "mmdet3d::dynamic_voxelization/pointpillars_dv_secfpn_8xb6-160e_kitti-3d-car.py"
@@ -139,7 +107,7 @@ def test_pointpillars_with_dynamic_voxels_trains_and_predicts(device: str) -> No
     check_boxes_3d(predict(detector, batch), model["test_cfg"]["nms_thr"])
 
 
-def test_second_trains_and_predicts(device: str) -> None:
+def test_second_trains_and_predicts(device: str, scene: Make) -> None:
     low, high = [0.0, -4.8, -3.0], [9.6, 4.8, 1.0]
     model = kitti_config("mmdet3d::second/second_hv_secfpn_8xb6-80e_kitti-3d-3class.py", low, high)
     model["middle_encoder"]["sparse_shape"] = [41, 192, 192]
@@ -148,18 +116,7 @@ def test_second_trains_and_predicts(device: str) -> None:
     check_boxes_3d(predict(detector, batch), model["test_cfg"]["nms_thr"])
 
 
-def centerpoint_config(name: str, low: list[float], high: list[float], grid: list[int]) -> dict:
-    model = upstream_config(name).model.to_dict()
-    model["data_preprocessor"]["voxel_layer"]["point_cloud_range"] = low + high
-    if "point_cloud_range" in model["pts_voxel_encoder"] or "Pillar" in model["pts_voxel_encoder"]["type"]:
-        model["pts_voxel_encoder"]["point_cloud_range"] = low + high
-    model["pts_bbox_head"]["bbox_coder"].update(pc_range=low[:2], score_threshold=0.0, max_num=100)
-    model["train_cfg"]["pts"].update(grid_size=grid, point_cloud_range=low + high)
-    model["test_cfg"]["pts"].update(pc_range=low[:2], score_threshold=0.0)
-    return model
-
-
-def test_centerpoint_pillar_trains_and_predicts(device: str) -> None:
+def test_centerpoint_pillar_trains_and_predicts(device: str, scene: Make, centerpoint_config: Make) -> None:
     low, high = [-9.6, -9.6, -5.0], [9.6, 9.6, 3.0]
     name = "mmdet3d::centerpoint/centerpoint_pillar02_second_secfpn_8xb4-cyclic-20e_nus-3d.py"
     model = centerpoint_config(name, low, high, [96, 96, 1])
@@ -169,7 +126,7 @@ def test_centerpoint_pillar_trains_and_predicts(device: str) -> None:
     check_boxes_3d(predict(detector, batch), model["test_cfg"]["pts"]["nms_thr"])
 
 
-def test_centerpoint_voxel_trains_and_predicts(device: str) -> None:
+def test_centerpoint_voxel_trains_and_predicts(device: str, scene: Make, centerpoint_config: Make) -> None:
     low, high = [-6.4, -6.4, -5.0], [6.4, 6.4, 3.0]
     name = "mmdet3d::centerpoint/centerpoint_voxel01_second_secfpn_8xb4-cyclic-20e_nus-3d.py"
     model = centerpoint_config(name, low, high, [128, 128, 40])
@@ -193,7 +150,7 @@ def test_detectors_2d_train_and_predict(device: str, name: str) -> None:
 
     from perceptkd.ops.bbox_overlaps import bbox_overlaps
 
-    model = upstream_config(name).model.to_dict()
+    model = get_config(name).model.to_dict()
     model["backbone"]["init_cfg"] = None
     model["test_cfg"].update(score_thr=0.0, max_per_img=50)
     detector = build(model, "mmdet", device)
