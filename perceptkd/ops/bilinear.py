@@ -60,11 +60,10 @@ def weighted_rows(rows: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     Args:
         rows: [R, C].
         indices: int64 [B, K].
-        weights: [B, K]; converted to the dtype of ``rows``.
+        weights: [B, K]; a weight of 0 takes nothing from its row.
 
     Returns:
-        [B, C], differentiable by ``rows`` and ``weights``.
+        [B, C] in the dtype of ``rows``, summed in float32 or better; differentiable by ``rows`` and ``weights``.
     """
-    if indices.numel() == 0 or len(rows) == 0:
-        return rows.sum() * 0 + weights.sum() * 0 + rows.new_zeros(len(indices), rows.shape[1])
-    return F.embedding_bag(indices, rows, mode="sum", per_sample_weights=weights.to(rows.dtype))
+    table = rows if rows.dtype == torch.float64 else rows.float()
+    return F.embedding_bag(indices, table, mode="sum", per_sample_weights=weights.to(table.dtype)).to(rows.dtype)
