@@ -5,6 +5,8 @@ from torch import Tensor
 
 from perceptkd.ops import iou3d as iou3d_ops
 from perceptkd.ops import nms as nms_ops
+from perceptkd.ops import nms_match as nms_match_ops
+from perceptkd.ops import quadri as quadri_ops
 from perceptkd.ops.bbox_overlaps import Mode
 from perceptkd.ops.bbox_overlaps import bbox_overlaps as bbox_overlaps_op
 from perceptkd.ops.box_iou_rotated import box_iou_rotated as box_iou_rotated_op
@@ -52,6 +54,22 @@ def nms_rotated(
 ) -> Tensor:
     """``order`` and ``dets_sorted`` are not needed; with ``multi_label`` the sixth column of ``dets`` is the label."""
     return nms_ops.nms_rotated(dets[:, :5], scores, iou_threshold, labels=dets[:, 5] if multi_label else None)
+
+
+def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
+    """``dets`` [N, 5] are boxes and scores; mmcv makes tensors of the lists."""
+    return [group.tolist() for group in nms_match_ops.nms_match(dets[:, :4], dets[:, 4], iou_threshold)]
+
+
+def nms_quadri(
+    dets: Tensor, scores: Tensor, order: Tensor, dets_sorted: Tensor, iou_threshold: float, multi_label: bool
+) -> Tensor:
+    """``order`` and ``dets_sorted`` are not needed; with ``multi_label`` the ninth column of ``dets`` is the label."""
+    return quadri_ops.nms_quadri(dets[:, :8], scores, iou_threshold, labels=dets[:, 8] if multi_label else None)
+
+
+def box_iou_quadri(boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode_flag: int, aligned: bool) -> None:
+    ious.copy_(quadri_ops.box_iou_quadri(boxes1, boxes2, mode=_MODES[mode_flag], is_aligned=aligned).flatten())
 
 
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode_flag: int, aligned: bool) -> None:
