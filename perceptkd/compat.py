@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,29 @@ def restore_numpy_long(_dbsampler: ModuleType) -> Iterator[None]:
     yield
 
 
+@contextmanager
+def sample_points_on_any_device(wrapper: ModuleType) -> Iterator[None]:
+    """Without it: furthest point sampling ends in ``UnboundLocalError: ... 'output'`` on a machine without CUDA.
+
+    mmcv's wrapper allocates its output on the current CUDA device, wherever the points lie, and nowhere without one.
+    """
+    import torch
+
+    yield
+
+    def forward(ctx: Any, points_xyz: torch.Tensor, num_points: int) -> torch.Tensor:
+        batch, count = points_xyz.shape[:2]
+        output = points_xyz.new_zeros((batch, num_points), dtype=torch.int32)
+        scratch = points_xyz.new_full((batch, count), 1e10, dtype=torch.float32)
+        wrapper.ext_module.furthest_point_sampling_forward(points_xyz, scratch, output, b=batch, n=count, m=num_points)
+        ctx.mark_non_differentiable(output)
+        return output
+
+    wrapper.FurthestPointSampling.forward = staticmethod(forward)
+
+
 PATCHES: dict[str, Patch] = {
+    "mmcv.ops.furthest_point_sample": sample_points_on_any_device,
     "mmdet3d": relax_version_assertions,
     "mmdet3d.models.layers.spconv": register_sparse_convolution,
     "mmdet3d.datasets.transforms.dbsampler": restore_numpy_long,

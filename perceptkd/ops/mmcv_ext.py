@@ -28,7 +28,7 @@ from typing import Any
 ENVIRONMENT_VARIABLE = "PERCEPTKD_OPS"
 CHOICES = ("own", "compiled", "auto")
 EXTENSION = "mmcv._ext"
-FUNCTIONS_MODULE = "perceptkd.ops.mmcv_ext_functions"
+FUNCTIONS_PACKAGE = "perceptkd.ops.mmcv_ext_functions"
 
 
 def find_compiled_extension() -> str | None:
@@ -79,8 +79,8 @@ def _bind(name: str) -> Callable[..., Any]:
     """Returns a function that loads our op on its first call: ``import mmcv.ops`` asks for 100 ops and uses few."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        function = getattr(importlib.import_module(FUNCTIONS_MODULE), name, None)
-        if function is None or function.__module__ != FUNCTIONS_MODULE:
+        function = importlib.import_module(FUNCTIONS_PACKAGE).functions().get(name)
+        if function is None:
             raise NotImplementedError(
                 f"the mmcv op {name!r} has no implementation in perceptkd yet; to use a model that needs it, install "
                 f"an mmcv with compiled ops and set {ENVIRONMENT_VARIABLE}=compiled"

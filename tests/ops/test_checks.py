@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from perceptkd.ops.checks import check_rows, check_same_device, check_vector
+from perceptkd.ops.checks import check_rows, check_same_device, check_tensor, check_vector
 
 
 def test_rows() -> None:
@@ -23,6 +23,21 @@ def test_vector() -> None:
     check_vector("scores", torch.zeros(3), 3)
     with pytest.raises(ValueError, match=r"scores must be a vector of 3 elements, got shape \(3, 1\)"):
         check_vector("scores", torch.zeros(3, 1), 3)
+
+
+def test_tensor() -> None:
+    check_tensor("points", torch.zeros(2, 0, 3), ("B", "N", 3))
+    check_tensor("distances", torch.zeros(2, 4, 4), ("B", "N", "N"))
+    check_tensor("counts", torch.zeros(4, dtype=torch.int32), (4,), kind="integer")
+    with pytest.raises(
+        ValueError, match=r"points must be a floating point tensor \[B, N, 3\], got shape \(2, 3\) and d"
+    ):
+        check_tensor("points", torch.zeros(2, 3), ("B", "N", 3))
+    with pytest.raises(ValueError, match=r"distances must be .* \[B, N, N\], got shape \(2, 4, 5\)"):
+        check_tensor("distances", torch.zeros(2, 4, 5), ("B", "N", "N"))
+    for wrong in (torch.zeros(4), torch.zeros(4, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"counts must be an integer tensor \[4\], got shape \(4,\) and dtype "):
+            check_tensor("counts", wrong, (4,), kind="integer")
 
 
 def test_same_device() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from perceptkd.ops import points_in_boxes as module
 from perceptkd.ops.points_in_boxes import box_of_points, points_in_boxes
 
 
@@ -53,6 +54,42 @@ def test_faces_sides_are_open_bottom_and_top_closed() -> None:
     box = torch.tensor([[0.0, 0, 0, 2, 2, 2, 0]])
     points = torch.tensor([[1.0, 0, 1], [0, 1, 1], [0, 0, 0], [0, 0, 2], [0, 0, -0.001]])
     assert points_in_boxes(points, box)[:, 0].tolist() == [False, False, True, True, False]
+
+
+def bordering_scene(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Boxes turned by multiples of 30 degrees, and points on their faces and edges, as near as the dtype comes."""
+    cloud, boxes = (part.to(dtype) for part in random_scene(300, 24))
+    boxes[:, 6] = torch.arange(24).to(dtype) * (math.pi / 6)
+    boxes[20, 3:6], boxes[21, 0], boxes[22, 6] = 0, torch.nan, torch.inf
+    steps = torch.cartesian_prod(*[torch.tensor([-0.5, 0.0, 0.5], dtype=dtype)] * 3)
+    local = steps * boxes[:, None, 3:6]
+    cosine, sine = boxes[:, 6, None].cos(), boxes[:, 6, None].sin()
+    x = boxes[:, None, 0] + local[..., 0] * cosine - local[..., 1] * sine
+    y = boxes[:, None, 1] + local[..., 0] * sine + local[..., 1] * cosine
+    z = boxes[:, None, 2] + boxes[:, None, 5] * (steps[:, 2] + 0.5)
+    return torch.cat((cloud, torch.stack((x, y, z), dim=-1).flatten(0, 1))), boxes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numba_equals_torch(dtype: torch.dtype) -> None:
+    """Bit by bit, where rounding decides, too."""
+    cloud, boxes = bordering_scene(dtype)
+    prepared = module._prepare(cloud, boxes)
+    inside = points_in_boxes(cloud, boxes)
+    assert torch.equal(inside, module._inside_torch(*prepared))
+    assert torch.equal(box_of_points(cloud, boxes), module._first_torch(*prepared))
+    assert (inside.sum(1) > 1).any()
+    assert not inside[:, 20:23].any()
+    assert torch.equal(module._first_torch(*module._prepare(cloud, boxes[:0])), box_of_points(cloud, boxes[:0]))
+
+
+def test_half_types_mixed_dtypes_and_any_layout(device: str) -> None:
+    cloud, boxes = (part.to(device) for part in random_scene(200, 6))
+    halves = cloud.half(), boxes.half()
+    assert torch.equal(points_in_boxes(*halves), points_in_boxes(*(part.float() for part in halves)))
+    assert torch.equal(points_in_boxes(cloud.float(), boxes), points_in_boxes(cloud.float().double(), boxes))
+    wide = torch.rand(7, 200, device=device).T
+    assert torch.equal(points_in_boxes(wide, boxes), points_in_boxes(wide[:, :3].contiguous(), boxes))
 
 
 def test_mmcv_entry_points(device: str) -> None:

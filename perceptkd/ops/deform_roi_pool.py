@@ -1,0 +1,159 @@
+"""Deformable RoI pooling: RoIAlign with bins that move (Dai et al., Deformable Convolutional Networks, 2017).
+
+Each bin averages a grid of bilinear samples. RoIs with grids of the same size are computed together.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from perceptkd.ops.bilinear import bilinear_corners, pixel_rows, weighted_rows
+from perceptkd.ops.checks import check_rows, check_same_device, check_tensor
+from perceptkd.ops.chunks import chunk
+from perceptkd.ops.recompute import recomputed_gradients
+
+#: Pixels that are summed at once, counting each use: at about 50 bytes of indices and weights, 100 MiB.
+_PIXELS = 2**21
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How RoIs are pooled.
+
+    Args:
+        output_size: bins along (height, width).
+        spatial_scale: pixels of the map per unit of the RoIs.
+        sampling_ratio: samples along each side of a bin; 0 for one per pixel, rounded up.
+        gamma: factor on the offsets.
+    """
+
+    output_size: Pair
+    spatial_scale: float = 1.0
+    sampling_ratio: int = 0
+    gamma: float = 0.1
+
+
+def deform_roi_pool(features: Tensor, rois: Tensor, offset: Tensor | None = None, *, pooling: Pooling) -> Tensor:
+    """Averages the features in the moved bins of each RoI. Differentiable by ``features`` and ``offset``.
+
+    Args:
+        features: [N, C, H, W].
+        rois: [R, 5] as (sample, x1, y1, x2, y2); the sample is not checked, which would stall a GPU. A RoI of no width
+            or height has no samples if ``sampling_ratio`` is 0, and pools to 0.
+        offset: optional [R, 2, bins_H, bins_W] as (x, y), in widths and heights of the RoI times ``gamma``.
+        pooling: bins and samples.
+
+    Returns:
+        [R, C, bins_H, bins_W] in the dtype of ``features``. A sample up to a pixel outside the map reads the border,
+        and does not change when it is moved across; one further off reads 0.
+
+    >>> features = torch.arange(4.0).view(1, 1, 1, 4)
+    >>> roi = torch.tensor([[0.0, 1.0, 0.0, 3.0, 1.0]])
+    >>> right = torch.tensor([0.5, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
+    >>> deform_roi_pool(features, roi, right, pooling=Pooling((1, 2), gamma=0.5)).tolist()
+    [[[[1.5, 2.5]]]]
+    """
+    _check(features, rois, offset, pooling)
+    table = _float_rows(features)
+    output = table.new_zeros(len(rois), features.shape[1], *pooling.output_size)
+    for some, grid in _parts(rois, pooling):
+        moves = None if offset is None else offset[some]
+        output[some] = _pool(table, moves, rois[some], size=features.shape[2:], grid=grid, pooling=pooling)
+    return output.to(features.dtype)
+
+
+def deform_roi_pool_gradients(
+    grad_output: Tensor, features: Tensor, rois: Tensor, offset: Tensor | None = None, *, pooling: Pooling
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of :func:`deform_roi_pool` by features and, if there is one, offset; computed part by part."""
+    _check(features, rois, offset, pooling)
+    table = _float_rows(features)
+    grad_table = torch.zeros_like(table)
+    grad_offset = None if offset is None else torch.empty_like(offset)
+    for some, grid in _parts(rois, pooling):
+        pool = partial(_pool, rois=rois[some], size=features.shape[2:], grid=grid, pooling=pooling)
+        upstream = grad_output[some].to(table.dtype)
+        if offset is None or grad_offset is None:
+            gradients = recomputed_gradients(partial(pool, moves=None), [table], upstream)
+        else:
+            gradients = recomputed_gradients(pool, [table, offset[some]], upstream)
+            grad_offset[some] = gradients[1]
+        grad_table += gradients[0]
+    samples, channels, height, width = features.shape
+    grad_features = grad_table.view(samples, height, width, channels).permute(0, 3, 1, 2)
+    return grad_features.to(features.dtype), grad_offset
+
+
+def _float_rows(features: Tensor) -> Tensor:
+    return pixel_rows(features).to(torch.promote_types(features.dtype, torch.float32))
+
+
+def _boxes(rois: Tensor, pooling: Pooling) -> tuple[Tensor, Tensor]:
+    """Left upper corner and size of each RoI in pixels, each [R, 2] as (x, y), float32 or better."""
+    corners = rois[:, 1:].to(torch.promote_types(rois.dtype, torch.float32)) * pooling.spatial_scale - 0.5
+    return corners[:, :2], corners[:, 2:] - corners[:, :2]
+
+
+def _parts(rois: Tensor, pooling: Pooling) -> list[tuple[Tensor, Pair]]:
+    """The RoIs that are computed together: their indices, and the samples (vertical, horizontal) of each of their bins.
+
+    The number of samples is rounded up in float32 whatever the dtype, as mmcv does.
+    """
+    if pooling.sampling_ratio > 0 or len(rois) == 0:
+        ratio = max(1, pooling.sampling_ratio)
+        groups = [(torch.arange(len(rois), device=rois.device), (ratio, ratio))]
+    else:
+        sizes = _boxes(rois.detach(), pooling)[1].flip(1)
+        grids = (sizes / sizes.new_tensor(pooling.output_size)).float().ceil().clamp(min=1).long()
+        distinct, member = torch.unique(grids, dim=0, return_inverse=True)
+        groups = [
+            (torch.nonzero(member == k).flatten(), (grid[0], grid[1])) for k, grid in enumerate(distinct.tolist())
+        ]
+    bins = pooling.output_size[0] * pooling.output_size[1]
+    return [
+        (indices[part], grid)
+        for indices, grid in groups
+        for part in chunk(len(indices), 4 * bins * grid[0] * grid[1], _PIXELS)
+    ]
+
+
+def _pool(
+    table: Tensor, moves: Tensor | None, rois: Tensor, *, size: torch.Size, grid: Pair, pooling: Pooling
+) -> Tensor:
+    """Pools RoIs with bins of ``grid`` samples from the pixels of maps of ``size``."""
+    start, extent = _boxes(rois.detach(), pooling)
+    y = _sample_positions(start[:, 1], extent[:, 1], pooling.output_size[0], grid[0])[:, :, None, :, None]
+    x = _sample_positions(start[:, 0], extent[:, 0], pooling.output_size[1], grid[1])[:, None, :, None, :]
+    if moves is not None:
+        shift = pooling.gamma * extent[:, :, None, None] * moves
+        x, y = x + shift[:, 0, :, :, None, None], y + shift[:, 1, :, :, None, None]
+    y, x = torch.broadcast_tensors(y, x)
+    indices, weights = bilinear_corners(y, x, size[0], size[1], border="edge")
+    indices = indices + rois[:, 0].long().view(-1, 1, 1, 1, 1, 1) * size.numel()
+    shares = torch.full_like(extent[:, 0], 1 / (grid[0] * grid[1]))
+    if pooling.sampling_ratio <= 0:
+        shares = torch.where((extent > 0).all(1), shares, 0)
+    weights = weights * shares.view(-1, 1, 1, 1, 1, 1)
+    summed = weighted_rows(table, indices.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2))
+    return summed.view(len(rois), *pooling.output_size, table.shape[1]).permute(0, 3, 1, 2)
+
+
+def _sample_positions(start: Tensor, extent: Tensor, bins: int, samples: int) -> Tensor:
+    """Positions along one axis, [R, bins, samples]."""
+    bin_size = extent[:, None, None] / bins
+    first = torch.arange(bins, device=start.device)[:, None]
+    within = (torch.arange(samples, device=start.device) + 0.5) / samples
+    return start[:, None, None] + first * bin_size + within * bin_size
+
+
+def _check(features: Tensor, rois: Tensor, offset: Tensor | None, pooling: Pooling) -> None:
+    check_tensor("features", features, ("N", "C", "H", "W"))
+    check_rows("rois", rois, 5)
+    check_same_device(features=features, rois=rois)
+    if offset is not None:
+        check_tensor("offset", offset, (len(rois), 2, *pooling.output_size))
+        check_same_device(features=features, offset=offset)
