@@ -11,6 +11,7 @@ import argparse
 import filecmp
 import hashlib
 import json
+import os
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
@@ -220,7 +221,10 @@ def summarise(
         "split": split,
         "teacher": teacher,
         "sources": {
-            name: {key: result[key] for key in ("checkpoint", "sha256", "given") if key in result}
+            name: {
+                "checkpoint": os.path.relpath(result["checkpoint"]),  # says nothing of whose machine it was
+                **{key: result[key] for key in ("sha256", "given")},
+            }
             for name, result in teachers.items()
         },
         **values,

@@ -38,6 +38,10 @@ def run(value: float, *, before: float | None = None) -> dict[str, Any]:
     }
 
 
+def teacher_scoring(metrics: dict[str, float]) -> dict[str, Any]:
+    return {"val": metrics, "checkpoint": "epoch_8.pth", "sha256": "ab", "given": False}
+
+
 def runs(control: dict[int, float], distilled: dict[int, float]) -> dict[str, dict[int, Any]]:
     groups = {"control": control, "distilled": distilled}
     return {name: {seed: run(value) for seed, value in group.items()} for name, group in groups.items()}
@@ -45,7 +49,7 @@ def runs(control: dict[int, float], distilled: dict[int, float]) -> dict[str, di
 
 def summary(control: dict[int, float], distilled: dict[int, float], teacher: float, **other: Any) -> dict[str, Any]:
     groups = {**runs(control, distilled), **other}
-    return summarise("c.py", "detection", METRIC, "val", {"lidar": {"val": {METRIC: teacher}}}, groups)
+    return summarise("c.py", "detection", METRIC, "val", {"lidar": teacher_scoring({METRIC: teacher})}, groups)
 
 
 def test_gains_are_in_points_by_seed_and_the_gap_is_the_mean_controls() -> None:
@@ -81,7 +85,7 @@ def test_a_gain_is_shown_only_if_every_seed_gains() -> None:
 def test_step_times_of_trainings_with_other_shares_of_the_cores_are_not_pooled() -> None:
     groups = runs(CONTROL, DISTILLED)
     groups["distilled"][1]["shares"] = 2
-    result = summarise("c.py", "detection", METRIC, "val", {"lidar": {"val": {METRIC: 0.7}}}, groups)
+    result = summarise("c.py", "detection", METRIC, "val", {"lidar": teacher_scoring({METRIC: 0.7})}, groups)
     assert (result["step_ms"], result["parallel"]) == ({}, 2)
     assert "a training step: not measured" in table(result)
     assert result["gain"]["mean"] == pytest.approx(2)
@@ -95,7 +99,7 @@ def test_one_seed_has_no_deviation_and_shows_nothing() -> None:
 
 
 def test_weights_that_were_found_are_named() -> None:
-    teacher = {"val": {METRIC: 0.7}, "checkpoint": "t.pth", "sha256": "ab", "given": True}
+    teacher = {"val": {METRIC: 0.7}, "checkpoint": str(Path.cwd() / "t.pth"), "sha256": "ab", "given": True}
     result = summarise("c.py", "detection", METRIC, "val", {"lidar": teacher}, runs(CONTROL, DISTILLED))
     assert result["sources"] == {"lidar": {"checkpoint": "t.pth", "sha256": "ab", "given": True}}
     assert "with the weights of lidar as they were found" in verdict(result)
@@ -104,7 +108,7 @@ def test_weights_that_were_found_are_named() -> None:
 
 def test_other_metrics_are_not_scaled() -> None:
     groups = {name: {0: {**run(0.3), "val": {"miou": 30.0}, "history": []}} for name in ("control", "distilled")}
-    result = summarise("c.py", "segmentation", "miou", "val", {"t": {"val": {"miou": 50.0}}}, groups)
+    result = summarise("c.py", "segmentation", "miou", "val", {"t": teacher_scoring({"miou": 50.0})}, groups)
     assert (result["teacher"], result["control"]) == (50.0, {0: 30.0})
     assert result["control_settled"] == {0: None}
 
@@ -149,7 +153,7 @@ def test_the_gain_is_told_by_matching_distance() -> None:
     for kind, extra in {"control": control, "distilled": distilled}.items():
         for seed, values in extra.items():
             groups[kind][seed]["val"] |= values
-    result = summarise("c.py", "detection", METRIC, "val", {"t": {"val": {METRIC: 0.7}}}, groups)
+    result = summarise("c.py", "detection", METRIC, "val", {"t": teacher_scoring({METRIC: 0.7})}, groups)
     assert result["by_distance"]["0.5 m"] == pytest.approx({"control": 15, "distilled": 25, "gain": 10})
     assert result["by_distance"]["4.0 m"] == pytest.approx({"control": 50, "distilled": 40, "gain": -10})
     assert "matched within 4.0 m: control 50.00, distilled 40.00, -10.00" in table(result)
@@ -161,7 +165,7 @@ def test_the_official_scores_stand_beside_another_metric() -> None:
         for each in group.values():
             each["val"] |= {"nuscenes/near_mAP": 0.5}
             each["history"] = []
-    teacher = {"val": {"nuscenes/near_mAP": 0.9, METRIC: 0.7, "nuscenes/NDS": 0.6}}
+    teacher = teacher_scoring({"nuscenes/near_mAP": 0.9, METRIC: 0.7, "nuscenes/NDS": 0.6})
     result = summarise("c.py", "detection", "nuscenes/near_mAP", "val", {"t": teacher}, groups)
     assert official_scores(result)[METRIC] == pytest.approx({"teacher": 70, "control": 31, "distilled": 33})
     assert "nuscenes/NDS: teacher 60.00, control 15.50, distilled 16.50" in table(result)
@@ -170,7 +174,7 @@ def test_the_official_scores_stand_beside_another_metric() -> None:
 
 def test_the_verdict_names_what_stands_against_it() -> None:
     weak = {"control": {0: run(0.03), 1: run(0.04, before=0.02)}, "distilled": {0: run(0.05), 1: run(0.06)}}
-    said = verdict(summarise("c.py", "detection", METRIC, "val", {"t": {"val": {METRIC: 0.5}}}, weak))
+    said = verdict(summarise("c.py", "detection", METRIC, "val", {"t": teacher_scoring({METRIC: 0.5})}, weak))
     assert "the control still moved at its end (seed 1)" in said
     assert "a control below 10 nuscenes/mAP makes this a test of the plumbing" in said
     assert "but" not in verdict(summary(CONTROL, DISTILLED, 0.71))
@@ -183,7 +187,7 @@ def test_the_official_score_of_a_control_is_held_against_another_metric() -> Non
         for each in by_seed.values():
             each["val"] = {near: 3 * each["val"][METRIC], **each["val"]}
             each["history"] = []
-    teacher = {"val": {near: 0.7, METRIC: 0.5}}
+    teacher = teacher_scoring({near: 0.7, METRIC: 0.5})
     result = summarise("c.py", "detection", near, "val", {"lidar": teacher}, groups)
     assert result["control"] == pytest.approx({0: 15, 1: 18})
     assert "a control below 10 nuscenes/mAP makes" in verdict(result)
