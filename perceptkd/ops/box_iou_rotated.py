@@ -16,10 +16,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from perceptkd.ops.bbox_overlaps import Mode
-from perceptkd.ops.checks import check_rows, check_same_device, describe
+from perceptkd.ops.bbox_overlaps import Mode, check_mode, check_pairs, overlap_of_areas
 
-_SMALLEST_AREA = 1e-14
 _PAIRS_AT_ONCE = 1 << 20
 
 
@@ -40,24 +38,15 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, *, mode: Mode = "iou", is_al
     >>> box_iou_rotated(square, turned).round(decimals=4)
     tensor([[1.0000, 0.3333]])
     """
-    if mode not in ("iou", "iof"):
-        raise ValueError(f"mode must be 'iou' or 'iof', got {mode!r}")
+    check_mode(mode)
     intersection = rotated_intersection(boxes1, boxes2, is_aligned=is_aligned)
     area1, area2 = boxes1[:, 2] * boxes1[:, 3], boxes2[:, 2] * boxes2[:, 3]
-    if not is_aligned:
-        area1, area2 = area1[:, None], area2[None]
-    has_area = (area1 > _SMALLEST_AREA) & (area2 > _SMALLEST_AREA)
-    base = area1 + area2 - intersection if mode == "iou" else area1
-    return torch.where(has_area, intersection / torch.where(has_area, base, 1), 0).clamp(max=1)
+    return overlap_of_areas(intersection, area1, area2, mode=mode, is_aligned=is_aligned)
 
 
 def rotated_intersection(boxes1: Tensor, boxes2: Tensor, *, is_aligned: bool = False) -> Tensor:
     """Area of the intersection, [M, N] or [M] when ``is_aligned``; arguments as :func:`box_iou_rotated`."""
-    check_rows("boxes1", boxes1, 5)
-    check_rows("boxes2", boxes2, 5)
-    check_same_device(boxes1=boxes1, boxes2=boxes2)
-    if is_aligned and len(boxes1) != len(boxes2):
-        raise ValueError(f"aligned boxes must pair up, got {describe(boxes1)} and {describe(boxes2)}")
+    check_pairs(boxes1, boxes2, 5, is_aligned=is_aligned)
     dtype = torch.promote_types(boxes1.dtype, boxes2.dtype)
     if boxes1.device.type == "cpu" and not is_aligned:
         area = _intersections_numba(prepare_boxes(boxes1), prepare_boxes(boxes2))

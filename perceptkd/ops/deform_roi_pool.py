@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from perceptkd.ops.bilinear import bilinear_corners, pixel_rows, weighted_rows
-from perceptkd.ops.checks import check_rows, check_same_device, check_tensor
+from perceptkd.ops.checks import check_same_device, check_tensor
 from perceptkd.ops.chunks import chunk
 from perceptkd.ops.recompute import recomputed_gradients
+from perceptkd.ops.roi_parts import Pair, bin_points, check_rois, parts_by_grid
 
 #: Pixels that are summed at once, counting each use: at about 50 bytes of indices and weights, 100 MiB.
 _PIXELS = 2**21
-
-Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,7 @@ def _parts(rois: Tensor, pooling: Pooling) -> list[tuple[Tensor, Pair]]:
     else:
         sizes = _boxes(rois.detach(), pooling)[1].flip(1)
         grids = (sizes / sizes.new_tensor(pooling.output_size)).float().ceil().clamp(min=1).long()
-        distinct, member = torch.unique(grids, dim=0, return_inverse=True)
-        groups = [
-            (torch.nonzero(member == k).flatten(), (grid[0], grid[1])) for k, grid in enumerate(distinct.tolist())
-        ]
+        groups = list(parts_by_grid(grids))
     bins = pooling.output_size[0] * pooling.output_size[1]
     return [
         (indices[part], grid)
@@ -126,8 +122,8 @@ def _pool(
 ) -> Tensor:
     """Pools RoIs with bins of ``grid`` samples from the pixels of maps of ``size``."""
     start, extent = _boxes(rois.detach(), pooling)
-    y = _sample_positions(start[:, 1], extent[:, 1], pooling.output_size[0], grid[0])[:, :, None, :, None]
-    x = _sample_positions(start[:, 0], extent[:, 0], pooling.output_size[1], grid[1])[:, None, :, None, :]
+    y = bin_points(start[:, 1], extent[:, 1], pooling.output_size[0], grid[0])[:, :, None, :, None]
+    x = bin_points(start[:, 0], extent[:, 0], pooling.output_size[1], grid[1])[:, None, :, None, :]
     if moves is not None:
         shift = pooling.gamma * extent[:, :, None, None] * moves
         x, y = x + shift[:, 0, :, :, None, None], y + shift[:, 1, :, :, None, None]
@@ -142,18 +138,8 @@ def _pool(
     return summed.view(len(rois), *pooling.output_size, table.shape[1]).permute(0, 3, 1, 2)
 
 
-def _sample_positions(start: Tensor, extent: Tensor, bins: int, samples: int) -> Tensor:
-    """Positions along one axis, [R, bins, samples]."""
-    bin_size = extent[:, None, None] / bins
-    first = torch.arange(bins, device=start.device)[:, None]
-    within = (torch.arange(samples, device=start.device) + 0.5) / samples
-    return start[:, None, None] + first * bin_size + within * bin_size
-
-
 def _check(features: Tensor, rois: Tensor, offset: Tensor | None, pooling: Pooling) -> None:
-    check_tensor("features", features, ("N", "C", "H", "W"))
-    check_rows("rois", rois, 5)
-    check_same_device(features=features, rois=rois)
+    check_rois(features, rois, 5, pooling.output_size)
     if offset is not None:
         check_tensor("offset", offset, (len(rois), 2, *pooling.output_size))
         check_same_device(features=features, offset=offset)

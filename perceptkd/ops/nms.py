@@ -40,7 +40,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, offset: int = 0)
     [1, 2]
     """
     check_rows("boxes", boxes, 4)
-    order = _order(boxes, scores)
+    order = order_by_score(boxes, scores)
     ordered = boxes.detach()[order]
     if boxes.device.type == "cpu":
         corners = np.ascontiguousarray(ordered.double().numpy())
@@ -65,7 +65,7 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float, *, labels: 
         int64 [K], indices of the boxes kept, by falling score.
     """
     check_rows("boxes", boxes, 5)
-    order = _order(boxes, scores)
+    order = order_by_score(boxes, scores)
     if labels is None:
         labels = torch.zeros_like(scores)
     check_vector("labels", labels, len(boxes))
@@ -74,10 +74,7 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float, *, labels: 
         kept = greedy_rotated(prepare_boxes(ordered), ordered_labels.double().numpy(), float(iou_threshold))
         return order[torch.from_numpy(kept)]
 
-    def suppresses(rows: Tensor, columns: Tensor) -> Tensor:
-        is_same = ordered_labels[rows][:, None] == ordered_labels[columns]
-        return is_same & (box_iou_rotated(ordered[rows], ordered[columns]) > iou_threshold)
-
+    suppresses = suppresses_own_label(box_iou_rotated, ordered, ordered_labels, iou_threshold)
     return order[greedy_keep(suppresses, len(order), boxes.device)]
 
 
@@ -126,6 +123,18 @@ def soft_nms(
     return indices, current[indices]
 
 
+def suppresses_own_label(
+    iou: Callable[[Tensor, Tensor], Tensor], boxes: Tensor, labels: Tensor, iou_threshold: float
+) -> Suppresses:
+    """The rule of :func:`greedy_keep` by which boxes drop those of their own label that overlap too much."""
+
+    def suppresses(rows: Tensor, columns: Tensor) -> Tensor:
+        is_same = labels[rows][:, None] == labels[columns]
+        return is_same & (iou(boxes[rows], boxes[columns]) > iou_threshold)
+
+    return suppresses
+
+
 def greedy_keep(suppresses: Suppresses, count: int, device: torch.device) -> Tensor:
     """Solves the greedy recursion of the module docstring in torch, for boxes already sorted by score.
 
@@ -152,7 +161,8 @@ def greedy_keep(suppresses: Suppresses, count: int, device: torch.device) -> Ten
     return kept
 
 
-def _order(boxes: Tensor, scores: Tensor) -> Tensor:
+def order_by_score(boxes: Tensor, scores: Tensor) -> Tensor:
+    """Indices of the boxes by falling score, equal scores by index, int64 [N]; checks that the scores are theirs."""
     check_vector("scores", scores, len(boxes))
     check_same_device(boxes=boxes, scores=scores)
     return torch.sort(scores.detach(), descending=True, stable=True).indices

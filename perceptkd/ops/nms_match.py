@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from perceptkd.ops.bbox_overlaps import bbox_overlaps
-from perceptkd.ops.checks import check_rows, check_same_device, check_vector
-from perceptkd.ops.nms import greedy_keep
+from perceptkd.ops.checks import check_rows
+from perceptkd.ops.nms import greedy_keep, order_by_score
 
 #: Overlaps that are computed at once.
 _PAIRS = 2**22
@@ -29,9 +29,7 @@ def nms_match(boxes: Tensor, scores: Tensor, iou_threshold: float) -> list[Tenso
     [[2, 0], [1]]
     """
     check_rows("boxes", boxes, 4)
-    check_vector("scores", scores, len(boxes))
-    check_same_device(boxes=boxes, scores=scores)
-    order = torch.sort(scores.detach(), descending=True, stable=True).indices
+    order = order_by_score(boxes, scores)
     ordered = boxes.detach()[order]
 
     def suppresses(rows: Tensor, columns: Tensor) -> Tensor:

@@ -16,11 +16,10 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from perceptkd.ops.bbox_overlaps import Mode
-from perceptkd.ops.checks import check_rows, check_same_device, check_vector, describe
-from perceptkd.ops.nms import greedy_keep
+from perceptkd.ops.bbox_overlaps import Mode, check_mode, check_pairs, overlap_of_areas
+from perceptkd.ops.checks import check_rows, check_same_device, check_vector
+from perceptkd.ops.nms import greedy_keep, order_by_score, suppresses_own_label
 
-_SMALLEST_AREA = 1e-14
 _PAIRS_AT_ONCE = 1 << 18
 
 
@@ -41,22 +40,12 @@ def box_iou_quadri(boxes1: Tensor, boxes2: Tensor, *, mode: Mode = "iou", is_ali
     >>> box_iou_quadri(square, torch.cat((square, diamond)))
     tensor([[1.0000, 0.5000]])
     """
-    if mode not in ("iou", "iof"):
-        raise ValueError(f"mode must be 'iou' or 'iof', got {mode!r}")
-    check_rows("boxes1", boxes1, 8)
-    check_rows("boxes2", boxes2, 8)
-    check_same_device(boxes1=boxes1, boxes2=boxes2)
-    if is_aligned and len(boxes1) != len(boxes2):
-        raise ValueError(f"aligned boxes must pair up, got {describe(boxes1)} and {describe(boxes2)}")
+    check_mode(mode)
+    check_pairs(boxes1, boxes2, 8, is_aligned=is_aligned)
     dtype = torch.promote_types(boxes1.dtype, boxes2.dtype)
     first, second = _prepare(boxes1, dtype), _prepare(boxes2, dtype)
     intersection = _intersections(first, second, is_aligned)
-    area1, area2 = _areas(first), _areas(second)
-    if not is_aligned:
-        area1, area2 = area1[:, None], area2[None]
-    has_area = (area1 > _SMALLEST_AREA) & (area2 > _SMALLEST_AREA)
-    base = area1 + area2 - intersection if mode == "iou" else area1
-    return torch.where(has_area, intersection / torch.where(has_area, base, 1), 0).clamp(max=1).to(dtype)
+    return overlap_of_areas(intersection, _areas(first), _areas(second), mode=mode, is_aligned=is_aligned).to(dtype)
 
 
 def nms_quadri(boxes: Tensor, scores: Tensor, iou_threshold: float, *, labels: Tensor | None = None) -> Tensor:
@@ -72,12 +61,11 @@ def nms_quadri(boxes: Tensor, scores: Tensor, iou_threshold: float, *, labels: T
         int64 [K], indices of the boxes kept, by falling score.
     """
     check_rows("boxes", boxes, 8)
-    check_vector("scores", scores, len(boxes))
+    order = order_by_score(boxes, scores)
     if labels is None:
         labels = torch.zeros_like(scores)
     check_vector("labels", labels, len(boxes))
-    check_same_device(boxes=boxes, scores=scores, labels=labels)
-    order = torch.sort(scores.detach(), descending=True, stable=True).indices
+    check_same_device(boxes=boxes, labels=labels)
     ordered, ordered_labels = _prepare(boxes, boxes.dtype)[order], labels[order]
     if boxes.device.type == "cpu":
         areas = _areas(ordered).numpy()
@@ -86,10 +74,7 @@ def nms_quadri(boxes: Tensor, scores: Tensor, iou_threshold: float, *, labels: T
         )
         return order[torch.from_numpy(kept)]
 
-    def suppresses(rows: Tensor, columns: Tensor) -> Tensor:
-        is_same = ordered_labels[rows][:, None] == ordered_labels[columns]
-        return is_same & (box_iou_quadri(ordered[rows], ordered[columns]) > iou_threshold)
-
+    suppresses = suppresses_own_label(box_iou_quadri, ordered, ordered_labels, iou_threshold)
     return order[greedy_keep(suppresses, len(order), boxes.device)]
 
 

@@ -21,8 +21,10 @@ def test_every_row_once(monkeypatch: pytest.MonkeyPatch, rows: int, smallest_sha
 
 def test_parts_run_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    both = threading.Barrier(2, timeout=30)
-    share_rows(lambda *_: both.wait(), 2, smallest_share=1)
+    both = threading.Barrier(2, timeout=30)  # breaks unless two wait at a time
+    arrived = []
+    share_rows(lambda *_: arrived.append(both.wait()), 2, smallest_share=1)
+    assert sorted(arrived) == [0, 1]
 
 
 def test_an_error_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
