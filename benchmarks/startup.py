@@ -33,13 +33,23 @@ IMPORT_TARGET_S, WORLD_TARGET_S, DEMO_TARGET_MIN, CI_TARGET_MIN = 1.0, 180.0, 15
 TIMED_IMPORT = "import time; start = time.perf_counter(); import perceptkd; print(time.perf_counter() - start)"
 
 
-def run(*command: str, folder: Path, home: Path) -> tuple[float, str]:
-    """Seconds a command takes in a folder, and what it prints; its progress goes to the terminal."""
-    home.mkdir(exist_ok=True)
-    environment = {**os.environ, "HOME": str(home), "PIP_CACHE_DIR": str(home / "pip"), "PYTHONPATH": ""}
+def seconds(*command: str, folder: Path, home: Path) -> float:
+    """Seconds a command takes in a folder; what it prints goes to the terminal."""
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return time.perf_counter() - start, done.stdout
+    subprocess.run(command, cwd=folder, env=newcomer(home), check=True)
+    return time.perf_counter() - start
+
+
+def import_seconds(python: str, *, folder: Path, home: Path) -> float:
+    """Seconds a new process takes to import the package."""
+    command = (python, "-c", TIMED_IMPORT)
+    return float(subprocess.run(command, cwd=folder, env=newcomer(home), check=True, capture_output=True).stdout)
+
+
+def newcomer(home: Path) -> dict[str, str]:
+    """The environment of somebody whose home is empty."""
+    home.mkdir(exist_ok=True)
+    return {**os.environ, "HOME": str(home), "PIP_CACHE_DIR": str(home / "pip"), "PYTHONPATH": ""}
 
 
 def demo_row(name: str, metrics: Mapping[str, float]) -> Row:
@@ -54,12 +64,12 @@ def main() -> None:
         clone, home = Path(temporary) / "perceptkd", Path(temporary) / "home"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         python = str(clone / ".venv/bin/python")
-        install_s, _ = run("make", "install", folder=clone, home=home)
-        imports = [float(run(python, "-c", TIMED_IMPORT, folder=clone, home=home)[1]) for _ in range(IMPORTS)]
+        install_s = seconds("make", "install", folder=clone, home=home)
+        ci_s = seconds(".ci/run", folder=clone, home=home)
+        imports = [import_seconds(python, folder=clone, home=home) for _ in range(IMPORTS)]
         world = ("tools/create_data.py", "simworld", "--out", "data/simworld")
-        world_s, _ = run(python, *world, folder=clone, home=home)
-        demo_s, _ = run("make", "demo", folder=clone, home=home)
-        ci_s, _ = run(".ci/run", folder=clone, home=home)
+        world_s = seconds(python, *world, folder=clone, home=home)
+        demo_s = seconds("make", "demo", folder=clone, home=home)
         shutil.copytree(clone / "work_dirs/demo", FOLDER, dirs_exist_ok=True, ignore=shutil.ignore_patterns("runs"))
     summary = json.loads((FOLDER / "summary.json").read_text())
     print(f"summary and pictures of the demo: {FOLDER}")
