@@ -67,7 +67,8 @@ def test_the_student_beside_each_save(distill_config: Config, tmp_path: Path, tr
     assert student["meta"]["dataset_meta"]["classes"] == ("brick", "leaf")
     plain = Config.fromfile(tmp_path / "run/student.py")
     assert (plain.model.type, plain.default_scope) == ("RetinaNet", "mmdet")
-    assert "perceptkd" not in plain.pretty_text
+    root = str(Path(__file__).parents[3])  # the data's paths name the checkout, which may be called perceptkd
+    assert "perceptkd" not in plain.pretty_text.replace(root, "")
 
 
 def test_averaged_weights_where_an_ema_runs(distill_config: Config, tmp_path: Path, train) -> None:
