@@ -32,7 +32,17 @@ EXTRAS = {
     "eval": ["hotcoco"],
     "cu126": ["spconv-cu126==2.3.8"],
     "tracking": ["tensorboard", "wandb"],
-    "dev": ["build", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "spconv==2.3.8", "tensorboard"],
+    "dev": [
+        "build",
+        "hypothesis",
+        "mypy",
+        "pytest",
+        "pytest-xdist",
+        "ruff",
+        "spconv==2.3.8",
+        "tensorboard",
+        "triton>=3.4; sys_platform == 'linux'",
+    ],
 }
 
 

@@ -4,6 +4,7 @@ import torch
 
 from perceptkd.engine.precision import chosen_precision
 from perceptkd.ops import mmcv_ext, sparse
+from perceptkd.ops.triton_kernels import chosen_kernels
 
 
 def backends() -> dict[str, str]:
@@ -16,6 +17,7 @@ def backends() -> dict[str, str]:
         **chosen_precision(),
         **mmcv_ext.backends(),
         "sparse": sparse.chosen_backend(),
+        **({"cuda_kernels": chosen_kernels()} if torch.cuda.is_available() else {}),
         "threads": str(torch.get_num_threads()),
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
     }

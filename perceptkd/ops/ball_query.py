@@ -1,8 +1,9 @@
 """Ball query: the first points within a radius of each centre (Qi et al., PointNet++, 2017).
 
 "First" is by index, so the result does not depend on threads or device. Distances are compared squared, in the dtype of
-the points (float32 for half types), and the radius is squared in that dtype, as mmcv does for float32. On CPU numba
-stops at the last point needed; elsewhere torch compares centres with points in blocks of at most 4 million pairs.
+the points (float32 for half types), and the radius is squared in that dtype, as mmcv does for float32. On CPU numba, on
+CUDA a Triton kernel stops at the last point needed; elsewhere torch compares centres with points in blocks of at most
+4 million pairs.
 """
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from perceptkd.ops.checks import check_same_device, check_tensor, describe
 from perceptkd.ops.chunks import chunk
 from perceptkd.ops.row_threads import share_rows
+from perceptkd.ops.triton_kernels import runs_on_triton
 
 _PAIRS_AT_ONCE = 1 << 22
 _PAIRS_PER_THREAD = 1 << 20
@@ -104,6 +106,11 @@ def _query_cloud(
     dtype = torch.promote_types(torch.promote_types(points.dtype, centres.dtype), torch.float32)
     points, centres = points.detach().to(dtype), centres.detach().to(dtype)
     low, high = np.square([min_radius, max_radius], dtype=np.float64 if dtype == torch.float64 else np.float32)
+    if runs_on_triton(points):
+        from perceptkd.ops.triton_kernels import ball_query as kernels
+
+        bounds = points.new_tensor([float(low), float(high)])
+        return kernels.query(points.contiguous(), centres.contiguous(), bounds, samples, empty)
     if points.device.type != "cpu":
         return _query_torch(points, centres, float(low), float(high), samples, empty)
     index = np.zeros((len(centres), samples), np.int32)

@@ -1,4 +1,4 @@
-"""BEV pooling: the lift-splat sum as one stock op, ``F.embedding_bag``.
+"""BEV pooling: the lift-splat sum as one stock op, ``F.embedding_bag``, or on CUDA as a Triton kernel.
 
 Frustum point p adds ``depth_weights[p] * features[feature_index[p]]`` to BEV cell ``cell_index[p]``. With the points
 sorted by cell this is an embedding bag with per-sample weights: features are the table, cells the bags. It never builds
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from perceptkd.ops.checks import check_rows, check_same_device, check_vector
 from perceptkd.ops.grouping import argsort_keys
+from perceptkd.ops.triton_kernels import runs_on_triton
 
 
 def bev_pool(
@@ -39,14 +40,12 @@ def bev_pool(
     check_vector("cell_index", cell_index, len(depth_weights))
     order, offsets = _sort_by_cell(cell_index.long(), num_cells)
     table = features if features.dtype == torch.float64 else features.float()
-    pooled = F.embedding_bag(
-        feature_index.long()[order],
-        table,
-        offsets,
-        mode="sum",
-        per_sample_weights=depth_weights[order].to(table.dtype),
-        include_last_offset=True,
-    )
+    rows, weights = feature_index.long()[order], depth_weights[order].to(table.dtype)
+    if runs_on_triton(table):
+        from perceptkd.ops.triton_kernels.bev_pool import PooledRows
+
+        return PooledRows.apply(weights, table.contiguous(), rows, offsets).to(features.dtype)
+    pooled = F.embedding_bag(rows, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
     return pooled.to(features.dtype)
 
 

@@ -17,6 +17,7 @@ from numba import njit
 from torch import Tensor
 
 from perceptkd.ops.bbox_overlaps import Mode, check_mode, check_pairs, overlap_of_areas
+from perceptkd.ops.triton_kernels import runs_on_triton
 
 _PAIRS_AT_ONCE = 1 << 20
 
@@ -48,10 +49,14 @@ def rotated_intersection(boxes1: Tensor, boxes2: Tensor, *, is_aligned: bool = F
     """Area of the intersection, [M, N] or [M] when ``is_aligned``; arguments as :func:`box_iou_rotated`."""
     check_pairs(boxes1, boxes2, 5, is_aligned=is_aligned)
     dtype = torch.promote_types(boxes1.dtype, boxes2.dtype)
+    first, second = (boxes.detach().to(torch.promote_types(dtype, torch.float32)) for boxes in (boxes1, boxes2))
+    if runs_on_triton(first) and not is_aligned:
+        from perceptkd.ops.triton_kernels import rotated_intersection as kernels
+
+        return kernels.intersections(first, second).to(dtype)
     if boxes1.device.type == "cpu" and not is_aligned:
         area = _intersections_numba(prepare_boxes(boxes1), prepare_boxes(boxes2))
         return torch.from_numpy(area).to(dtype)
-    first, second = (boxes.detach().to(torch.promote_types(dtype, torch.float32)) for boxes in (boxes1, boxes2))
     if is_aligned:
         return _intersection_torch(first, second).to(dtype)
     rows = max(1, _PAIRS_AT_ONCE // max(1, len(second)))

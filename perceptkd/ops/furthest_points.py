@@ -13,6 +13,7 @@ from torch import Tensor
 
 from perceptkd.ops.checks import check_tensor, describe
 from perceptkd.ops.row_threads import share_rows
+from perceptkd.ops.triton_kernels import runs_on_triton
 
 #: Squared distances beyond this (100 km) count as equal, and a point whose distance is NaN keeps it; as in mmcv.
 FURTHEST = 1e10
@@ -34,6 +35,10 @@ def furthest_point_sample(points: Tensor, count: int) -> Tensor:
     check_tensor("points", points, ("B", "N", 3))
     _check_count(points, count)
     columns = _floats(points).transpose(1, 2).contiguous()
+    if runs_on_triton(columns):
+        from perceptkd.ops.triton_kernels import furthest_points as kernels
+
+        return kernels.sample(columns, count, FURTHEST)
     if columns.device.type == "cpu":
         return _sample_numba(_sample_points, columns, count)
     return _sample_points_torch(columns, count)

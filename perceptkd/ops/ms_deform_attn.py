@@ -1,7 +1,7 @@
 """Multi-scale deformable attention (Zhu et al., Deformable DETR, 2021, eq. 3).
 
 Each head of a query reads a few points on each of several maps, bilinearly, and sums them by its attention weights:
-one weighted sum of 4 * levels * points rows of the values.
+one weighted sum of 4 * levels * points rows of the values. On CUDA a Triton kernel reads them one by one.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from perceptkd.ops.bilinear import bilinear_corners, weighted_rows
 from perceptkd.ops.checks import check_same_device, check_tensor
 from perceptkd.ops.chunks import chunk
 from perceptkd.ops.recompute import recomputed_gradients
+from perceptkd.ops.triton_kernels import runs_on_triton
 
 #: Pixels that are summed at once, counting each use: at about 50 bytes of indices and weights, 100 MiB.
 _PIXELS = 2**21
@@ -44,6 +45,10 @@ def ms_deform_attn(
     2.0
     """
     levels = _check(value, spatial_shapes, level_start, locations, attention)
+    if runs_on_triton(value):
+        from perceptkd.ops.triton_kernels.ms_deform_attn import DeformableAttention
+
+        return DeformableAttention.apply(value, spatial_shapes, level_start, locations, attention).to(value.dtype)
     output = [
         torch.cat([_attend(value[part], locations[part, some], attention[part, some], levels) for some in queries], 1)
         for part, queries in _parts(locations)
@@ -61,6 +66,13 @@ def ms_deform_attn_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`ms_deform_attn` by value, locations and attention, computed part by part of the queries."""
     levels = _check(value, spatial_shapes, level_start, locations, attention)
+    if runs_on_triton(value):
+        from perceptkd.ops.triton_kernels import ms_deform_attn as kernels
+
+        by_value, by_locations, by_attention = kernels.attend_gradients(
+            grad_output, value, spatial_shapes, level_start, locations, attention
+        )
+        return by_value.to(value.dtype), by_locations.to(locations.dtype), by_attention.to(attention.dtype)
     grad_value = torch.zeros_like(value, dtype=torch.promote_types(value.dtype, torch.float32))
     grad_locations, grad_attention = torch.empty_like(locations), torch.empty_like(attention)
     attend = partial(_attend, levels=levels)

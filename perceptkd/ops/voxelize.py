@@ -15,6 +15,7 @@ from torch import Tensor
 
 from perceptkd.ops.checks import check_rows, describe
 from perceptkd.ops.grouping import Groups, group_by_key
+from perceptkd.ops.triton_kernels import runs_on_triton
 
 _INT32_LIMIT = 2**31
 
@@ -107,7 +108,11 @@ def assign_voxels(
 def fill_voxels(points: Tensor, groups: Groups, voxels: Tensor) -> None:
     """Writes each point into its place of ``voxels`` [M, max_points, C]; points beyond either bound are left out."""
     points = points.detach()
-    if _is_fast(points):
+    if runs_on_triton(points):
+        from perceptkd.ops.triton_kernels import voxelize as kernels
+
+        kernels.fill(points.contiguous(), groups.index, groups.rank, voxels)
+    elif _is_fast(points):
         _fill_voxels_numba(points.numpy(), groups.index.numpy(), groups.rank.numpy(), voxels.numpy())
     else:
         _fill_voxels_torch(points, groups, voxels)
@@ -142,6 +147,8 @@ def _cell_keys(
 ) -> Tensor:
     """Number ``(z * Y + y) * X + x`` of each point's cell, int64 [N]; -1 for points out of range."""
     check_rows("points", points, at_least=3)
+    if runs_on_triton(points):
+        return _cell_keys_triton(points, voxel_size, point_cloud_range, grid)
     if not _is_fast(points):
         return _cell_keys_torch(points, voxel_size, point_cloud_range, grid)
     cloud = points.detach().numpy()
@@ -159,6 +166,19 @@ def _cell_keys_torch(
     if not _fits_int32(grid):
         x, y, z = x.long(), y.long(), z.long()
     return torch.where(inside, (z * grid[1] + y) * grid[0] + x, -1).long()
+
+
+def _cell_keys_triton(
+    points: Tensor, voxel_size: Sequence[float], point_cloud_range: Sequence[float], grid: tuple[int, int, int]
+) -> Tensor:
+    from perceptkd.ops.triton_kernels import voxelize as kernels
+
+    dtype = torch.promote_types(points.dtype, torch.float32)
+    bounds = torch.tensor([*point_cloud_range[:3], *voxel_size], dtype=dtype, device=points.device)
+    keys, broken = kernels.cell_keys(points.detach().contiguous(), bounds, grid)
+    if broken:
+        _check_finite(points)
+    return keys
 
 
 @njit(cache=True, nogil=True)
