@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from perceptkd.core.distiller import Distiller, Step
@@ -21,6 +20,7 @@ from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import GeometryError, canonical_bev, same_extent
 from perceptkd.core.tap import Extent, Tap, Taps
+from perceptkd.ops.bilinear import bilinear_corners
 from perceptkd.registry import DISTILLERS
 
 # Four corners counter-clockwise from rear right, the centre, then the middle of the rear, left, front and right side,
@@ -54,24 +54,22 @@ def sample_points(
     Args:
         bev_map: Map [B, C, H, W], row = y, column = x.
         points: Metric points [N, P, 2].
-        sample_index: Which sample each row of ``points`` belongs to [N], sorted.
+        sample_index: Which sample each row of ``points`` belongs to [N].
         extent: Outer edges of the map ``(x0, y0, x1, y1)`` in metres.
         swap: Exchange the two axes of the normalised points, as the released code does by mistake.
 
     Returns:
         Features [N, P, C] in the precision of ``points``; empty, yet connected to the graph, where N is zero.
     """
+    channels, height, width = bev_map.shape[1:]
     low, high = points.new_tensor(extent).view(2, 2)
-    normalised = (points - low) / (high - low) * 2 - 1
-    if swap:
-        normalised = normalised.flip(-1)
-    # grid_sample wants the same number of rows per sample: pad, and drop the padding again below.
-    counts = torch.bincount(sample_index, minlength=len(bev_map))
-    slot = torch.arange(len(points), device=points.device) - (counts.cumsum(0) - counts)[sample_index]
-    grid = points.new_zeros(len(bev_map), int(counts.max()), points.shape[1], 2)
-    grid[sample_index, slot] = normalised
-    sampled = F.grid_sample(bev_map.to(points.dtype), grid, align_corners=False)
-    return sampled.permute(0, 2, 3, 1)[sample_index, slot]
+    normalised = (points - low) / (high - low)
+    column, row = (normalised.flip(-1) if swap else normalised).unbind(dim=-1)
+    cell, weight = bilinear_corners(row * height - 0.5, column * width - 0.5, height, width, border="zeros")
+    # Only the cells around the points are read and converted: the map may have a hundred times as many.
+    cells = bev_map.permute(0, 2, 3, 1).reshape(-1, channels)
+    corners = cells[cell + sample_index[:, None, None] * (height * width)].to(points.dtype)
+    return (corners * weight[..., None]).sum(dim=2)
 
 
 def feature_loss(student: Tensor, teacher: Tensor, *, num_boxes: Tensor | float, eps: float = 1e-4) -> Tensor:
