@@ -169,7 +169,7 @@ def main() -> None:
     for channels in arguments.channels:
         for dtype in (torch.float32, torch.bfloat16):
             rows += layer_rows(cells, channels, dtype, spconv, arguments.pairs)
-    write_results("sparse_conv", rows, backends={**backends(), "sparse": chosen_backend()})
+    write_results("sparse_conv", rows, backends={**backends(), "sparse": chosen_backend("cpu")})
 
 
 if __name__ == "__main__":

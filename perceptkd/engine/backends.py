@@ -16,7 +16,7 @@ def backends() -> dict[str, str]:
     return {
         **chosen_precision(),
         **mmcv_ext.backends(),
-        "sparse": sparse.chosen_backend(),
+        "sparse": sparse.chosen_backend("cuda" if torch.cuda.is_available() else "cpu"),
         **({"cuda_kernels": chosen_kernels()} if torch.cuda.is_available() else {}),
         "threads": str(torch.get_num_threads()),
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),

@@ -7,24 +7,27 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from perceptkd.ops.sparse import torch_backend
+from perceptkd.ops.sparse import torch_backend, triton_backend
 from perceptkd.ops.sparse.kernel_map import KernelMap
+from perceptkd.ops.triton_kernels import chosen_kernels
 
 VARIABLE = "PERCEPTKD_SPARSE"
-BACKENDS = {"torch": torch_backend.convolve}
+BACKENDS = {"torch": torch_backend.convolve, "triton": triton_backend.convolve}
 
 
-def chosen_backend() -> str:
-    """The backend in use, by ``PERCEPTKD_SPARSE``: ``torch``, or ``auto`` (the default), which is ``torch`` too.
+def chosen_backend(device: str) -> str:
+    """The backend for a kind of device, by ``PERCEPTKD_SPARSE``: ``torch``, ``triton``, or ``auto`` (the default).
 
-    >>> chosen_backend()
+    ``auto`` is what :func:`perceptkd.ops.triton_kernels.chosen_kernels` says on CUDA, and ``torch`` elsewhere.
+
+    >>> chosen_backend("cpu")
     'torch'
     """
     wanted = os.environ.get(VARIABLE, "auto")
-    name = "torch" if wanted == "auto" else wanted
+    name = (chosen_kernels() if device == "cuda" else "torch") if wanted == "auto" else wanted
     if name not in BACKENDS:
-        raise ValueError(f"{VARIABLE}={wanted} is not available yet; set it to auto or one of {', '.join(BACKENDS)}")
-    _log_choice(name)
+        raise ValueError(f"{VARIABLE}={wanted} does not exist; set it to auto or one of {', '.join(BACKENDS)}")
+    _log_choice(name, device)
     return name
 
 
@@ -39,8 +42,8 @@ def sparse_convolution(features: Tensor, weight: Tensor, kernel_map: KernelMap) 
     Returns:
         [M, C_out], in the features' type, or in autocast's.
     """
-    convolve = BACKENDS[chosen_backend()]
     device = features.device.type
+    convolve = BACKENDS[chosen_backend(device)]
     if torch.is_autocast_enabled(device):
         narrow = torch.get_autocast_dtype(device)
         if features.dtype != torch.float64:
@@ -56,5 +59,6 @@ def sparse_convolution(features: Tensor, weight: Tensor, kernel_map: KernelMap) 
 
 
 @cache
-def _log_choice(name: str) -> None:
-    print_log(f"sparse convolution: {name} ({VARIABLE}={os.environ.get(VARIABLE, 'auto')})", logger="current")
+def _log_choice(name: str, device: str) -> None:
+    reason = f"{VARIABLE}={os.environ.get(VARIABLE, 'auto')}"
+    print_log(f"sparse convolution on {device}: {name} ({reason})", logger="current")

@@ -17,6 +17,7 @@ from torch import Tensor
 from perceptkd.ops.grouping import group_by_key
 from perceptkd.ops.sparse.gather_plan import GatherPlan, Pairs, build_plan
 from perceptkd.ops.sparse.keys import INT32_MAX, INT64_MAX, pack_keys, unpack_keys
+from perceptkd.ops.sparse.neighbours import NeighbourTable, build_table
 from perceptkd.ops.sparse.sites import Order, Sites
 
 Kind = Literal["submanifold", "strided", "transposed"]
@@ -63,7 +64,7 @@ class Geometry:
 
 
 class KernelMap:
-    """Row pairs of each kernel cell, with the plans of both directions built on first use and then kept.
+    """Row pairs of each kernel cell, with plans and tables of both directions built on first use and then kept.
 
     Attributes:
         pairs: per kernel cell, int32 (source rows, target rows) in sorted order of cells; targets increase.
@@ -87,6 +88,7 @@ class KernelMap:
         self.num_sources, self.num_targets = num_sources, num_targets
         self.symmetric = symmetric
         self._plans: dict[str, GatherPlan] = {}
+        self._tables: dict[str, NeighbourTable] = {}
         self._directions = ("forward", "backward")
 
     def flipped(self) -> "KernelMap":
@@ -99,7 +101,7 @@ class KernelMap:
             num_targets=self.num_sources,
             symmetric=self.symmetric,
         )
-        other._plans, other._directions = self._plans, self._directions[::-1]
+        other._plans, other._tables, other._directions = self._plans, self._tables, self._directions[::-1]
         return other
 
     @property
@@ -110,6 +112,16 @@ class KernelMap:
             identity = len(self.pairs) // 2 if self.symmetric else None
             self._plans[direction] = build_plan(self.pairs, self.num_targets, identity=identity)
         return self._plans[direction]
+
+    @property
+    def neighbours(self) -> NeighbourTable:
+        """The same as a table."""
+        direction = self._directions[0]
+        if direction not in self._tables:
+            self._tables[direction] = build_table(
+                self.pairs, self.num_targets, source_order=self.source_order, target_order=self.target_order
+            )
+        return self._tables[direction]
 
     @property
     def gradient_plan(self) -> GatherPlan:

@@ -7,10 +7,32 @@ from perceptkd.ops.sparse import backend as module
 from perceptkd.ops.sparse.backend import VARIABLE
 
 
-@pytest.mark.parametrize("value", ["auto", "torch"])
-def test_torch_is_the_backend(value, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("value", "device", "expected"),
+    [
+        ("auto", "cpu", "torch"),
+        ("auto", "cuda", "triton"),
+        ("torch", "cuda", "torch"),
+        ("triton", "cuda", "triton"),
+    ],
+)
+def test_the_device_and_the_variable_choose(value, device, expected, monkeypatch) -> None:
+    pytest.importorskip("triton")
     monkeypatch.setenv(VARIABLE, value)
-    assert chosen_backend() == "torch"
+    assert chosen_backend(device) == expected
+
+
+def test_without_triton_kernels_it_is_torch(monkeypatch) -> None:
+    monkeypatch.setenv(VARIABLE, "auto")
+    monkeypatch.setenv("PERCEPTKD_TRITON", "off")
+    assert chosen_backend("cuda") == "torch"
+
+
+def test_triton_on_cpu_is_refused(monkeypatch, make_tensor) -> None:
+    monkeypatch.setenv(VARIABLE, "triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="Triton kernels need CUDA tensors"):
+        SubMConv3d(3, 3, 3).double()(make_tensor())
 
 
 def test_the_choice_is_printed_once_where_runs_log(monkeypatch, make_tensor) -> None:
@@ -20,11 +42,11 @@ def test_the_choice_is_printed_once_where_runs_log(monkeypatch, make_tensor) -> 
     module._log_choice.cache_clear()
     for _ in range(2):
         SubMConv3d(3, 3, 3).double()(make_tensor())
-    assert printed == [("sparse convolution: torch (PERCEPTKD_SPARSE=auto)", "current")]
+    assert printed == [("sparse convolution on cpu: torch (PERCEPTKD_SPARSE=auto)", "current")]
 
 
-@pytest.mark.parametrize("value", ["spconv", "triton", "fast"])
+@pytest.mark.parametrize("value", ["spconv", "fast"])
 def test_others_are_refused_by_name_when_a_layer_runs(value, monkeypatch, make_tensor) -> None:
     monkeypatch.setenv(VARIABLE, value)
-    with pytest.raises(ValueError, match=f"PERCEPTKD_SPARSE={value} is not available yet; set it to auto or one of"):
+    with pytest.raises(ValueError, match=f"PERCEPTKD_SPARSE={value} does not exist; set it to auto or one of"):
         SubMConv3d(3, 3, 3).double()(make_tensor())
