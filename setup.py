@@ -26,7 +26,7 @@ REQUIRES = [
     "tqdm",
 ]
 EXTRAS = {
-    "seg": ["onedl-mmsegmentation==1.3.0"],
+    "seg": ["ftfy", "onedl-mmsegmentation==1.3.0", "regex"],  # it imports the two without asking for them
     "ovd": ["transformers", "open_clip_torch"],
     "deploy": ["onnx", "onnxruntime", "onnxscript"],
     "eval": ["hotcoco"],
