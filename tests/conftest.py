@@ -18,6 +18,9 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported, which any test may do
+
 import perceptkd.compat  # noqa: F401  (tests import mmdet3d in any order)
 
 SLOW_SHARE = 0.5

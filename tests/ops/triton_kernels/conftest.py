@@ -1,13 +1,9 @@
-"""Runs the kernels on the GPU, or on CPU through Triton's interpreter, chosen before Triton is imported."""
+"""Runs the kernels on the GPU, or on CPU through Triton's interpreter, which the suite's conftest chooses."""
 
 import importlib
-import os
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture
