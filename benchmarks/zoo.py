@@ -2,8 +2,7 @@
 """Which upstream models run on our ops: builds every family of mmdet, mmdet3d and mmseg, trains one step and predicts.
 
 One config stands for each family, as it is but for its batch and for weights that would have to be downloaded. Every
-family runs in a process of its own. Writes benchmarks/results/zoo_<device>.json and docs/zoo.md; takes about half an
-hour on two cores.
+family runs in a process of its own. Writes benchmarks/results/zoo_<device>.json.
 
 Examples:
     python benchmarks/zoo.py

@@ -29,6 +29,7 @@ from perceptkd.cli.arguments import UserError, annotation_path, collect_datasets
 from perceptkd.cli.provenance import environment, write_json
 from perceptkd.ops.mmcv_ext import ENVIRONMENT_VARIABLE as MMCV_OPS_VARIABLE
 from perceptkd.ops.sparse.backend import VARIABLE as SPARSE_VARIABLE
+from perceptkd.ops.triton_kernels import VARIABLE as TRITON_VARIABLE
 
 PACKAGE = Path(__file__).resolve().parents[1]
 RESULT_PARTS = ("compat.py", "core", "datasets", "distillers", "engine", "evaluation", "models", "ops")
@@ -88,7 +89,7 @@ class Job:
 
 def environment_digest() -> str:
     """What results depend on beside source, configuration and data, as text."""
-    choices = {name: os.environ.get(name) for name in (MMCV_OPS_VARIABLE, SPARSE_VARIABLE)}
+    choices = {name: os.environ.get(name) for name in (MMCV_OPS_VARIABLE, SPARSE_VARIABLE, TRITON_VARIABLE)}
     return json.dumps({**environment(), **choices}, sort_keys=True)
 
 

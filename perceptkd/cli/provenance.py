@@ -26,6 +26,7 @@ VERSIONED = (
     "mmdet3d",
     "nuscenes-devkit",
     "spconv",
+    "triton",
 )
 ROOT = Path(__file__).resolve().parents[2]
 

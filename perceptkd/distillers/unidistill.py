@@ -66,10 +66,11 @@ def sample_points(
     normalised = (points - low) / (high - low)
     column, row = (normalised.flip(-1) if swap else normalised).unbind(dim=-1)
     cell, weight = bilinear_corners(row * height - 0.5, column * width - 0.5, height, width, border="zeros")
-    # Only the cells around the points are read and converted: the map may have a hundred times as many.
+    # Only the cells around the points are read: the map may have a hundred times as many.
     cells = bev_map.permute(0, 2, 3, 1).reshape(-1, channels)
     corners = cells[cell + sample_index[:, None, None] * (height * width)].to(points.dtype)
-    return (corners * weight[..., None]).sum(dim=2)
+    weight = weight[..., None]
+    return (torch.where(weight > 0, corners, 0) * weight).sum(dim=2)  # a broken cell far away has no part in it
 
 
 def feature_loss(student: Tensor, teacher: Tensor, *, num_boxes: Tensor | float, eps: float = 1e-4) -> Tensor:

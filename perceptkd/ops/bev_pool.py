@@ -44,6 +44,8 @@ def bev_pool(
     if runs_on_triton(table):
         from perceptkd.ops.triton_kernels.bev_pool import PooledRows
 
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(table):
+            raise ValueError(f"feature_index holds rows {int(rows.min())} to {int(rows.max())} of {len(table)}")
         return PooledRows.apply(weights, table.contiguous(), rows, offsets).to(features.dtype)
     pooled = F.embedding_bag(rows, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
     return pooled.to(features.dtype)

@@ -72,7 +72,7 @@ def deform_roi_pool_gradients(
     _check(features, rois, offset, pooling)
     table = _float_rows(features)
     grad_table = torch.zeros_like(table)
-    grad_offset = None if offset is None else torch.empty_like(offset)
+    grad_offset = None if offset is None else torch.zeros_like(offset)
     for some, grid in _parts(rois, pooling):
         pool = partial(_pool, rois=rois[some], size=features.shape[2:], grid=grid, pooling=pooling)
         upstream = grad_output[some].to(table.dtype)

@@ -119,7 +119,9 @@ def _check(
     check_tensor("level_start", level_start, (count,), kind="integer")
     check_tensor("locations", locations, (samples, "queries", heads, count, "points", 2))
     check_tensor("attention", attention, tuple(locations.shape[:5]))
-    check_same_device(value=value, locations=locations, attention=attention)
+    check_same_device(
+        value=value, spatial_shapes=spatial_shapes, level_start=level_start, locations=locations, attention=attention
+    )
     levels = [(*size, start) for size, start in zip(spatial_shapes.tolist(), level_start.tolist())]
     if not levels or any(start < 0 or start + height * width > keys for height, width, start in levels):
         raise ValueError(f"value must hold the keys of every level (height, width, start) of {levels}, got {keys} keys")

@@ -91,8 +91,9 @@ def _windows(rois: Tensor, bins: Pair, scale: float, size: Pair) -> tuple[Tensor
     low, high = corners[:, :2] * scale, (corners[:, 2:] + 1) * scale
     is_sound = is_finite & (high > low).all(1)
     windows = []
+    counts = rois.new_tensor((bins[1], bins[0]))  # a tensor: by a number, CUDA multiplies with the reciprocal
     for axis, count, extent in ((1, bins[0], size[0]), (0, bins[1], size[1])):
-        start, bin_size = low[:, axis, None], ((high - low)[:, axis] / count)[:, None]
+        start, bin_size = low[:, axis, None], ((high - low) / counts)[:, axis, None]
         edge = torch.arange(count + 1, device=rois.device) * bin_size + start
         first = edge[:, :-1].floor().clamp(0, extent)
         last = torch.where(is_sound[:, None], edge[:, 1:].ceil().clamp(0, extent), first)

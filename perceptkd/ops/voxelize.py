@@ -223,7 +223,9 @@ def _cells(
     inside = torch.ones(points.shape[0], dtype=torch.bool, device=points.device)
     dtype = points.dtype if points.dtype == torch.float64 else torch.float32
     for axis in range(3):
-        low, size = torch.tensor([point_cloud_range[axis], voxel_size[axis]], dtype=dtype).unbind()
+        # on the points' device: by a number or a scalar of another device, CUDA multiplies with the reciprocal
+        bounds = torch.tensor([point_cloud_range[axis], voxel_size[axis]], dtype=dtype, device=points.device)
+        low, size = bounds.unbind()
         cell = points[:, axis].detach().to(dtype).sub(low).div_(size).floor_()
         inside &= (cell >= 0) & (cell < grid[axis])
         columns.append(cell.clamp_(0, grid[axis] - 1).int())

@@ -104,6 +104,14 @@ class TestSampling:
     def test_outside_of_the_map_is_zero(self) -> None:
         assert read(torch.ones(1, 3, 180, 180), box(80, 0)).abs().max() == 0
 
+    def test_a_broken_cell_elsewhere_takes_no_part(self) -> None:
+        """Points outside of the map weigh the cells at its border by 0, and 0 times NaN is NaN."""
+        bev_map = torch.ones(1, 1, 4, 4)
+        bev_map[0, 0, 0, 0] = torch.nan
+        points = torch.tensor([[[-9.0, -9.0], [0.5, 0.5]]])
+        sampled = sample_points(bev_map, points, torch.tensor([0]), extent=(-2, -2, 2, 2))
+        assert sampled.flatten().tolist() == [0.0, 1.0]
+
     def test_every_box_reads_its_own_sample(self) -> None:
         maps = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1, 1).expand(3, 1, 180, 180)
         index = torch.tensor([0, 2, 2])

@@ -121,3 +121,11 @@ def test_half_precision_none_and_wrong_arguments(device: str) -> None:
     assert (pixels == -1).all()
     with pytest.raises(ValueError, match=r"rois must be .* \[N, 5\], got shape \(1, 4\) and dtype float32"):
         roi_pool(maps, roi[:, :4], output_size=(2, 2))
+
+
+def test_bins_of_a_whole_number_of_pixels_in_float32(device: str) -> None:
+    """21 pixels in 7 bins are 3 each; 21 times the rounded seventh is more, and would make every bin a row too long."""
+    maps = torch.arange(21.0, device=device).view(1, 1, 21, 1).expand(1, 1, 21, 21).contiguous()
+    rois = torch.tensor([[0.0, 0, 0, 20, 20]], device=device)
+    pooled, _ = roi_pool(maps, rois, output_size=(7, 7))
+    assert pooled[0, 0, :, 0].tolist() == [2, 5, 8, 11, 14, 17, 20]

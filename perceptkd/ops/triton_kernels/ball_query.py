@@ -5,9 +5,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from perceptkd.ops.triton_kernels import on_its_device
+
 _BLOCK = 512
 
 
+@on_its_device
 def query(points: Tensor, centres: Tensor, bounds: Tensor, samples: int, empty: int) -> Tensor:
     """The first points within ``bounds``, as :func:`perceptkd.ops.ball_query.ball_query` has them for one cloud.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from perceptkd.ops.grouping import argsort_keys
+from perceptkd.ops.triton_kernels import on_its_device
 
 _MAX_CHANNELS = 128
 
@@ -49,6 +50,7 @@ class PooledRows(torch.autograd.Function):
         return grad_weights, grad_rows, None, None
 
 
+@on_its_device
 def _sum_rows(weights: Tensor, rows: Tensor, row_index: Tensor, offsets: Tensor) -> Tensor:
     groups, channels = len(offsets) - 1, rows.shape[1]
     summed = rows.new_empty((groups, channels))
@@ -59,6 +61,7 @@ def _sum_rows(weights: Tensor, rows: Tensor, row_index: Tensor, offsets: Tensor)
     return summed
 
 
+@on_its_device
 def _dot_rows(first: Tensor, first_index: Tensor, second: Tensor, second_index: Tensor) -> Tensor:
     """``first[first_index[p]] . second[second_index[p]]`` of each p."""
     products = first.new_empty(len(first_index))

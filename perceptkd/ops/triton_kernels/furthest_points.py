@@ -5,9 +5,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from perceptkd.ops.triton_kernels import on_its_device
+
 _BLOCK = 2048
 
 
+@on_its_device
 def sample(columns: Tensor, count: int, furthest: float) -> Tensor:
     """Indices int32 [B, count] of points as columns [B, 3, N], contiguous, floating point.
 
@@ -47,7 +50,7 @@ def _sample_kernel(columns, nearest, indices, points, count, BLOCK: tl.constexpr
             y = tl.load(columns + points + index, mask=exists) - chosen_y
             z = tl.load(columns + 2 * points + index, mask=exists) - chosen_z
             distance2 = x * x + y * y + z * z
-            # the same thread reads and writes a point's entry in every step, so that no barrier is needed
+            # no barrier: a minimum that is taken twice is the same, and the reduction below synchronises the program
             before = tl.load(nearest + index, mask=exists)
             now = tl.where(distance2 < before, distance2, before)
             tl.store(nearest + index, now, mask=exists)

@@ -11,6 +11,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from perceptkd.ops.triton_kernels import on_its_device
+
 
 class DeformableAttention(torch.autograd.Function):
     """:func:`attend` with :func:`attend_gradients`."""
@@ -27,6 +29,7 @@ class DeformableAttention(torch.autograd.Function):
         return by_value, None, None, by_locations, by_attention
 
 
+@on_its_device
 def attend(value: Tensor, spatial_shapes: Tensor, level_start: Tensor, locations: Tensor, attention: Tensor) -> Tensor:
     """Output of :func:`perceptkd.ops.ms_deform_attn.ms_deform_attn`, [B, queries, heads * dim] in float32 or better.
 
@@ -48,6 +51,7 @@ def attend(value: Tensor, spatial_shapes: Tensor, level_start: Tensor, locations
     return output
 
 
+@on_its_device
 def attend_gradients(
     grad_output: Tensor,
     value: Tensor,

@@ -5,9 +5,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from perceptkd.ops.triton_kernels import on_its_device
+
 _ROWS, _COLUMNS = 8, 64
 
 
+@on_its_device
 def intersections(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """Areas [M, N] of boxes [M, 5] and [N, 5] as (x, y, width, height, angle), of one floating point dtype."""
     area = boxes1.new_empty((len(boxes1), len(boxes2)))

@@ -2,7 +2,7 @@
 
 A table says for every target row which source row each kernel cell meets. A program owns a block of target rows and of
 output channels: it gathers sources cell by cell, skips the cells that none of its rows has, and adds up in float32.
-No two programs write to one place, so runs repeat exactly.
+No two programs write to one place, so runs that chose the same tile repeat exactly.
 """
 
 import os
@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from perceptkd.ops.triton_kernels import on_its_device
 
 _ROWS = 64
 _SPLIT_ROWS = 8192
@@ -34,6 +36,7 @@ def _tile_choices() -> list[triton.Config]:
     ]
 
 
+@on_its_device
 def gather_multiply(features: Tensor, weight: Tensor, neighbours: Tensor, order: Tensor) -> Tensor:
     """Sums ``features[neighbours[k, m]] @ weight[k]`` over the kernel cells k of each target row m.
 
@@ -62,6 +65,7 @@ def gather_multiply(features: Tensor, weight: Tensor, neighbours: Tensor, order:
     return result
 
 
+@on_its_device
 def correlate(features: Tensor, gradient: Tensor, neighbours: Tensor) -> Tensor:
     """Gradient of the weights, ``features[neighbours[k]].T @ gradient`` per kernel cell k: float32 [K, C_in, C_out].
 
@@ -85,11 +89,13 @@ def correlate(features: Tensor, gradient: Tensor, neighbours: Tensor) -> Tensor:
 
 
 def _precision() -> str:
-    """What torch's own float32 products use."""
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    """What torch's own float32 products use; its newer setting forbids reading the older one."""
+    matmul = torch.backends.cuda.matmul
+    is_narrow = matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+    return "tf32" if is_narrow else "ieee"
 
 
-@triton.autotune(configs=_tile_choices(), key=["in_channels", "out_channels", "volume"])
+@triton.autotune(configs=_tile_choices(), key=["in_channels", "out_channels", "volume", "PRECISION"])
 @triton.jit
 def _gather_multiply_kernel(
     features, weight, neighbours, order, result, targets, in_channels, out_channels, volume,

@@ -5,9 +5,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from perceptkd.ops.triton_kernels import on_its_device
+
 _BLOCK = 256
 
 
+@on_its_device
 def cell_keys(points: Tensor, bounds: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """Number ``(z * Y + y) * X + x`` of each point's cell.
 
@@ -29,6 +32,7 @@ def cell_keys(points: Tensor, bounds: Tensor, grid: tuple[int, int, int]) -> tup
     return keys, broken
 
 
+@on_its_device
 def fill(points: Tensor, index: Tensor, rank: Tensor, voxels: Tensor) -> None:
     """Writes point i into ``voxels[index[i], rank[i]]``, where that exists.
 

@@ -8,24 +8,27 @@ from perceptkd.ops.sparse.backend import VARIABLE
 
 
 @pytest.mark.parametrize(
-    ("value", "device", "expected"),
+    ("value", "kernels", "device", "expected"),
     [
-        ("auto", "cpu", "torch"),
-        ("auto", "cuda", "triton"),
-        ("torch", "cuda", "torch"),
-        ("triton", "cuda", "triton"),
+        ("auto", "on", "cpu", "torch"),
+        ("auto", "on", "cuda", "triton"),
+        ("auto", "off", "cuda", "torch"),
+        ("torch", "on", "cuda", "torch"),
+        ("triton", "off", "cuda", "triton"),
     ],
 )
-def test_the_device_and_the_variable_choose(value, device, expected, monkeypatch) -> None:
+def test_the_device_and_the_variables_choose(value, kernels, device, expected, monkeypatch) -> None:
     pytest.importorskip("triton")
     monkeypatch.setenv(VARIABLE, value)
+    monkeypatch.setenv("PERCEPTKD_TRITON", kernels)
     assert chosen_backend(device) == expected
 
 
-def test_without_triton_kernels_it_is_torch(monkeypatch) -> None:
+def test_unknown_kernels_are_refused(monkeypatch) -> None:
     monkeypatch.setenv(VARIABLE, "auto")
-    monkeypatch.setenv("PERCEPTKD_TRITON", "off")
-    assert chosen_backend("cuda") == "torch"
+    monkeypatch.setenv("PERCEPTKD_TRITON", "auto")
+    with pytest.raises(ValueError, match="PERCEPTKD_TRITON is on or off, not 'auto'"):
+        chosen_backend("cuda")
 
 
 def test_triton_on_cpu_is_refused(monkeypatch, make_tensor) -> None:

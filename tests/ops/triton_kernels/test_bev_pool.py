@@ -34,6 +34,14 @@ def test_equals_the_twin(kernel_device: str, monkeypatch: pytest.MonkeyPatch, po
         torch.testing.assert_close(found, expected)
 
 
+def test_rows_that_do_not_exist_are_an_error(kernel_device: str, on_triton: None) -> None:
+    """A kernel would read foreign memory."""
+    weights, features, rows, cells = (part.detach().to(kernel_device) for part in random_case(10, 3))
+    rows[4], cells[4] = 5, 0
+    with pytest.raises(ValueError, match=r"feature_index holds rows \d to 5 of 5"):
+        bev_pool(weights, features, rows, cells, CELLS)
+
+
 def test_runs_repeat_exactly_in_bf16(kernel_device: str, on_triton: None) -> None:
     weights, features, rows, cells = (part.detach().to(kernel_device) for part in random_case(60, 8))
     case = weights.bfloat16(), features.bfloat16(), rows, cells
