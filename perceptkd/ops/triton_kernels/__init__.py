@@ -1,8 +1,8 @@
 """Triton kernels of the ops that are hot on a GPU. Each stands beside a twin in torch, which is the definition.
 
-``PERCEPTKD_TRITON=on`` sends CUDA tensors to them. It is not the default: Triton compiles its launcher with a C compiler,
-and the kernels have been compiled for a GPU and run in Triton's interpreter (``TRITON_INTERPRET=1``), but not yet on one.
-Products and sums are not fused, so that comparisons of distances come out as the twin's.
+``PERCEPTKD_TRITON=on`` sends CUDA tensors to them. It is not the default: Triton compiles its launcher with a C
+compiler, and the kernels have been compiled for a GPU and run in Triton's interpreter (``TRITON_INTERPRET=1``), but not
+yet on one. Products and sums are not fused, so that comparisons of distances come out as the twin's.
 """
 
 import importlib.util
