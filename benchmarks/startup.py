@@ -25,7 +25,7 @@ from pathlib import Path
 from measure import Row, single_row, write_results
 
 from perceptkd.cli.demo import MODELS
-from perceptkd.cli.provenance import ROOT
+from perceptkd.cli.provenance import ROOT, revision
 
 FOLDER = ROOT / "work_dirs/startup"
 IMPORTS = 20
@@ -63,6 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         clone, home = Path(temporary) / "perceptkd", Path(temporary) / "home"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        measured = revision(clone)
         python = str(clone / ".venv/bin/python")
         install_s = seconds("make", "install", folder=clone, home=home)
         ci_s = seconds(".ci/run", folder=clone, home=home)
@@ -92,7 +93,7 @@ def main() -> None:
         ),
         *(demo_row(name, summary[name]) for name in MODELS),
     ]
-    write_results("startup", rows, backends=summary["backends"], world=summary["world"])
+    write_results("startup", rows, backends=summary["backends"], world=summary["world"], revision=measured)
 
 
 if __name__ == "__main__":
