@@ -70,7 +70,7 @@ def weighted_rows(rows: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     Args:
         rows: [R, C].
         indices: int64 [B, K].
-        weights: [B, K]; a weight of 0 takes nothing from its row.
+        weights: [B, K]; a weight of 0 takes nothing from its row, unless that is infinite: the sum is then NaN.
 
     Returns:
         [B, C] in the dtype of ``rows``, summed in float32 or better; differentiable, once, by ``rows`` and

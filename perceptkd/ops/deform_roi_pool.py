@@ -3,6 +3,7 @@
 Each bin averages a grid of bilinear samples. RoIs with grids of the same size are computed together.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,12 +12,17 @@ from torch import Tensor
 
 from perceptkd.ops.bilinear import bilinear_corners, pixel_rows, weighted_rows
 from perceptkd.ops.checks import check_same_device, check_tensor
-from perceptkd.ops.chunks import chunk
 from perceptkd.ops.recompute import recomputed_gradients
-from perceptkd.ops.roi_parts import Pair, bin_points, check_rois, parts_by_grid
-
-#: Pixels that are summed at once, counting each use: at about 50 bytes of indices and weights, 100 MiB.
-_PIXELS = 2**21
+from perceptkd.ops.roi_parts import (
+    PIXELS,
+    Pair,
+    Selection,
+    bin_points,
+    bounded,
+    check_rois,
+    finite_rois,
+    sampled_parts,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ def deform_roi_pool(features: Tensor, rois: Tensor, offset: Tensor | None = None
     Args:
         features: [N, C, H, W].
         rois: [R, 5] as (sample, x1, y1, x2, y2); the sample is not checked, which would stall a GPU. A RoI of no width
-            or height has no samples if ``sampling_ratio`` is 0, and pools to 0.
+            or height has no samples if ``sampling_ratio`` is 0, and pools to 0, as does one that is not finite.
         offset: optional [R, 2, bins_H, bins_W] as (x, y), in widths and heights of the RoI times ``gamma``.
         pooling: bins and samples.
 
@@ -59,9 +65,12 @@ def deform_roi_pool(features: Tensor, rois: Tensor, offset: Tensor | None = None
     _check(features, rois, offset, pooling)
     table = _float_rows(features)
     output = table.new_zeros(len(rois), features.shape[1], *pooling.output_size)
-    for some, grid in _parts(rois, pooling):
+    for operand in (table, *(() if offset is None else (offset,))):
+        output += operand[:0].sum()  # 0, but differentiable where no RoI has a sample
+    boxes = _in_pixels(rois, pooling)
+    for some, grid in _parts(boxes, pooling):
         moves = None if offset is None else offset[some]
-        output[some] = _pool(table, moves, rois[some], size=features.shape[2:], grid=grid, pooling=pooling)
+        output[some] = _pool(table, moves, boxes[some], size=features.shape[2:], grid=grid, pooling=pooling)
     return output.to(features.dtype)
 
 
@@ -73,8 +82,9 @@ def deform_roi_pool_gradients(
     table = _float_rows(features)
     grad_table = torch.zeros_like(table)
     grad_offset = None if offset is None else torch.zeros_like(offset)
-    for some, grid in _parts(rois, pooling):
-        pool = partial(_pool, rois=rois[some], size=features.shape[2:], grid=grid, pooling=pooling)
+    boxes = _in_pixels(rois, pooling)
+    for some, grid in _parts(boxes, pooling):
+        pool = partial(_pool, boxes=boxes[some], size=features.shape[2:], grid=grid, pooling=pooling)
         upstream = grad_output[some].to(table.dtype)
         if offset is None or grad_offset is None:
             gradients = recomputed_gradients(partial(pool, moves=None), [table], upstream)
@@ -91,37 +101,38 @@ def _float_rows(features: Tensor) -> Tensor:
     return pixel_rows(features).to(torch.promote_types(features.dtype, torch.float32))
 
 
-def _boxes(rois: Tensor, pooling: Pooling) -> tuple[Tensor, Tensor]:
-    """Left upper corner and size of each RoI in pixels, each [R, 2] as (x, y), float32 or better."""
-    corners = rois[:, 1:].to(torch.promote_types(rois.dtype, torch.float32)) * pooling.spatial_scale - 0.5
-    return corners[:, :2], corners[:, 2:] - corners[:, :2]
+@dataclass(frozen=True)
+class _Rois:
+    """RoIs in pixels: sample int64 [R], left upper corner and size [R, 2] as (x, y), and 1 for finite ones, else 0."""
+
+    sample: Tensor
+    start: Tensor
+    extent: Tensor
+    share: Tensor
+
+    def __getitem__(self, some: Selection) -> "_Rois":
+        return _Rois(self.sample[some], self.start[some], self.extent[some], self.share[some])
 
 
-def _parts(rois: Tensor, pooling: Pooling) -> list[tuple[Tensor, Pair]]:
-    """The RoIs that are computed together: their indices, and the samples (vertical, horizontal) of each of their bins.
+def _in_pixels(rois: Tensor, pooling: Pooling) -> _Rois:
+    sample, corners, is_finite = finite_rois(rois)
+    corners = corners * pooling.spatial_scale - 0.5
+    return _Rois(sample, corners[:, :2], corners[:, 2:] - corners[:, :2], is_finite.to(corners.dtype))
 
-    The number of samples is rounded up in float32 whatever the dtype, as mmcv does.
-    """
-    if pooling.sampling_ratio > 0 or len(rois) == 0:
-        ratio = max(1, pooling.sampling_ratio)
-        groups = [(torch.arange(len(rois), device=rois.device), (ratio, ratio))]
-    else:
-        sizes = _boxes(rois.detach(), pooling)[1].flip(1)
-        grids = (sizes / sizes.new_tensor(pooling.output_size)).float().ceil().clamp(min=1).long()
-        groups = list(parts_by_grid(grids))
+
+def _parts(boxes: _Rois, pooling: Pooling) -> Iterator[tuple[Selection, Pair]]:
+    """The RoIs that are computed together, and the samples (vertical, horizontal) of each of their bins."""
     bins = pooling.output_size[0] * pooling.output_size[1]
-    return [
-        (indices[part], grid)
-        for indices, grid in groups
-        for part in chunk(len(indices), 4 * bins * grid[0] * grid[1], _PIXELS)
-    ]
+    for group, grid in sampled_parts(boxes.extent.flip(1), pooling.output_size, pooling.sampling_ratio):
+        for some in bounded(group, len(boxes.extent[group]), 4 * bins * grid[0] * grid[1], PIXELS):
+            yield some, grid
 
 
 def _pool(
-    table: Tensor, moves: Tensor | None, rois: Tensor, *, size: torch.Size, grid: Pair, pooling: Pooling
+    table: Tensor, moves: Tensor | None, boxes: _Rois, *, size: torch.Size, grid: Pair, pooling: Pooling
 ) -> Tensor:
     """Pools RoIs with bins of ``grid`` samples from the pixels of maps of ``size``."""
-    start, extent = _boxes(rois.detach(), pooling)
+    start, extent = boxes.start, boxes.extent
     y = bin_points(start[:, 1], extent[:, 1], pooling.output_size[0], grid[0])[:, :, None, :, None]
     x = bin_points(start[:, 0], extent[:, 0], pooling.output_size[1], grid[1])[:, None, :, None, :]
     if moves is not None:
@@ -129,13 +140,10 @@ def _pool(
         x, y = x + shift[:, 0, :, :, None, None], y + shift[:, 1, :, :, None, None]
     y, x = torch.broadcast_tensors(y, x)
     indices, weights = bilinear_corners(y, x, size[0], size[1], border="edge")
-    indices = indices + rois[:, 0].long().view(-1, 1, 1, 1, 1, 1) * size.numel()
-    shares = torch.full_like(extent[:, 0], 1 / (grid[0] * grid[1]))
-    if pooling.sampling_ratio <= 0:
-        shares = torch.where((extent > 0).all(1), shares, 0)
-    weights = weights * shares.view(-1, 1, 1, 1, 1, 1)
+    indices = indices + boxes.sample.view(-1, 1, 1, 1, 1, 1) * size.numel()
+    weights = weights * (boxes.share / (grid[0] * grid[1])).view(-1, 1, 1, 1, 1, 1)
     summed = weighted_rows(table, indices.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2))
-    return summed.view(len(rois), *pooling.output_size, table.shape[1]).permute(0, 3, 1, 2)
+    return summed.view(len(start), *pooling.output_size, table.shape[1]).permute(0, 3, 1, 2)
 
 
 def _check(features: Tensor, rois: Tensor, offset: Tensor | None, pooling: Pooling) -> None:

@@ -136,8 +136,9 @@ def test_parts_change_nothing(device: str, monkeypatch: pytest.MonkeyPatch, pool
     whole = deform_roi_pool(*inputs, pooling=pooling)
     upstream = torch.randn_like(whole)
     expected = gradients_by_autograd(inputs, upstream, pooling)
-    monkeypatch.setattr(module, "_PIXELS", 1)
-    assert len(module._parts(inputs[1], pooling)) == len(ROIS)
+    monkeypatch.setattr(module, "PIXELS", 1)
+    boxes = module._in_pixels(inputs[1], pooling)
+    assert all(len(boxes[some].sample) == 1 for some, _ in module._parts(boxes, pooling))
     torch.testing.assert_close(deform_roi_pool(*inputs, pooling=pooling), whole)
     torch.testing.assert_close(deform_roi_pool_gradients(upstream, *inputs, pooling=pooling), expected)
 
@@ -156,9 +157,9 @@ def test_no_rois(device: str, pooling: Pooling) -> None:
     from mmcv.ops import deform_roi_pool as mmcv_pool
 
     features, rois, offset = random_inputs(pooling, device=device, rois=0)
-    output = deform_roi_pool(features.requires_grad_(), rois, offset, pooling=pooling)
+    output = deform_roi_pool(features.requires_grad_(), rois, offset.requires_grad_(), pooling=pooling)
     assert output.shape == (0, 3, 2, 3)
-    assert not torch.autograd.grad(output.sum(), features)[0].any()
+    assert [gradient.count_nonzero() for gradient in torch.autograd.grad(output.sum(), (features, offset))] == [0, 0]
     assert mmcv_pool(features, rois, None, pooling.output_size, 0.5, pooling.sampling_ratio).shape == (0, 3, 2, 3)
 
 
