@@ -9,6 +9,7 @@ Usage: python benchmarks/distill_step.py, after `make demo`, whose world it read
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -72,17 +73,22 @@ def measure(arguments: Sequence[str] | None) -> None:
         def distillation_step(batch: Any = batch) -> None:
             distilled.train_step(batch, wrapper)
 
-        def parts(first: Callable[[], None] = student_step, second: Callable[[], None] = teacher_forward) -> None:
-            first()
-            second()
+        part_ms: dict[str, list[float]] = {"student step": [], "teacher forward": []}
+
+        def parts(
+            functions: Sequence[Callable[[], None]] = (student_step, teacher_forward),
+            part_ms: dict[str, list[float]] = part_ms,
+        ) -> None:
+            for times, function in zip(part_ms.values(), functions, strict=True):
+                times.append(time_ms(function))
 
         name = f"distillation step, {size} sample(s)"
         rows.append(
             paired_row(name, distillation_step, parts, peer_name="student + teacher", target=TARGET, pairs=pairs)
         )
-        for part, function in (("student step", student_step), ("teacher forward", teacher_forward)):
-            times = sorted(time_ms(function) for _ in range(pairs))
-            rows.append(single_row(f"{part}, {size} sample(s)", round(times[pairs // 2], 1), unit="ms", note="median"))
+        for part, times in part_ms.items():
+            median = round(statistics.median(times[-pairs:]), 1)  # the first ones warmed up
+            rows.append(single_row(f"{part}, {size} sample(s)", median, unit="ms", note="median within these pairs"))
     write_results("distill_step", rows, backends=backends())
 
 
