@@ -165,9 +165,11 @@ def compare(
 
 
 def _metric(config: Mapping[str, Any], teachers: Mapping[str, Mapping[str, Any]], split: str) -> str:
-    """The metric to compare by: the one the configuration saves the best checkpoint by, else the teacher's first."""
+    """The metric to compare by: the (first) one the configuration saves the best checkpoint by, else the teacher's."""
     metrics = {name: result[split] for name, result in teachers.items()}
     chosen = config.get("default_hooks", {}).get("checkpoint", {}).get("save_best") or "auto"
+    if not isinstance(chosen, str):
+        chosen = chosen[0]
     if chosen == "auto":
         chosen = next(iter(next(iter(metrics.values()))))
     for name, measured in metrics.items():

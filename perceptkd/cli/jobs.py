@@ -34,6 +34,7 @@ from perceptkd.ops.triton_kernels import VARIABLE as TRITON_VARIABLE
 PACKAGE = Path(__file__).resolve().parents[1]
 RESULT_PARTS = ("compat.py", "core", "datasets", "distillers", "engine", "evaluation", "models", "ops")
 RESULT_FILE = "result.json"
+WARM_UPS = ("ConstantLR", "LinearLR")
 STRETCHABLE = ("ConstantLR", "CosineAnnealingLR", "LinearLR", "MultiStepLR", "PolyLR", "StepLR")
 
 
@@ -160,8 +161,12 @@ def stretch_schedule(config: Any, factor: float) -> None:
         lasts = scheduler.get("by_epoch", True) == (key == "max_epochs") and scheduler.get("end", length) >= length
         if lasts and scheduler["type"] in STRETCHABLE:
             _stretch_phase(scheduler, length, stretched)
-        elif lasts or scheduler.get("begin", 0) > 0:
+        elif lasts or not _is_warm_up(scheduler):
             raise UserError(f"a longer training needs a schedule of its own: {scheduler['type']} cannot be stretched")
+
+
+def _is_warm_up(scheduler: Any) -> bool:
+    return scheduler["type"] in WARM_UPS and scheduler.get("begin", 0) == 0 and "end" in scheduler
 
 
 def _stretch_phase(scheduler: Any, length: int, stretched: int) -> None:

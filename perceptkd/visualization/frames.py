@@ -1,5 +1,6 @@
 """What the pictures of a key frame show, read from a data set's record: every sensor, whichever the model reads."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 
 from perceptkd.datasets.transforms.loading import load_image, load_points
@@ -31,21 +33,27 @@ class Frame:
 
 
 def read_points(info: Mapping[str, Any]) -> np.ndarray | None:
-    """The points [N, F] of the key frame itself, without sweeps; None where its file is not there."""
+    """The points [N, F] of the key frame itself, without sweeps; None, with a warning, where its file is not there."""
     lidar = info.get("lidar_points", {})
-    if not Path(lidar.get("lidar_path") or "").is_file():
+    if not _is_there(lidar.get("lidar_path")):
         return None
     return load_points(lidar["lidar_path"], lidar["num_pts_feats"], sample=info["token"])
 
 
 def read_cameras(info: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Images and calibration, as :class:`Frame` holds them, of the cameras whose files are there."""
-    views = {name: view for name, view in info.get("images", {}).items() if Path(view.get("img_path") or "").is_file()}
+    """Images and calibration, as :class:`Frame` holds them; a warning tells of cameras whose files are not there."""
+    views = {name: view for name, view in info.get("images", {}).items() if _is_there(view.get("img_path"))}
     images = {name: load_image(view["img_path"], sample=info["token"])[..., ::-1] for name, view in views.items()}
     calibration = {
         name: lidar_to_image(np.asarray(view["cam2img"]), np.asarray(view["lidar2cam"])) for name, view in views.items()
     }
     return images, calibration
+
+
+def _is_there(path: str | None) -> bool:
+    if path and not Path(path).is_file():
+        print_log(f"{path} is not there: the picture goes without it", logger="current", level=logging.WARNING)
+    return bool(path) and Path(path).is_file()
 
 
 def truth_of(sample: Any) -> InstanceData | None:

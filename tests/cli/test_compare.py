@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
+from perceptkd.cli import compare as compare_module
 from perceptkd.cli import jobs as jobs_module
 from perceptkd.cli.arguments import UserError
 from perceptkd.cli.compare import (
@@ -191,6 +192,15 @@ def test_the_official_score_of_a_control_is_held_against_another_metric() -> Non
     result = summarise("c.py", "detection", near, "val", {"lidar": teacher}, groups)
     assert result["control"] == pytest.approx({0: 15, 1: 18})
     assert "a control below 10 nuscenes/mAP makes" in verdict(result)
+
+
+@pytest.mark.parametrize(
+    ("save_best", "expected"), [(None, METRIC), ("auto", METRIC), ("loss", "loss"), (["loss", METRIC], "loss")]
+)
+def test_the_comparison_goes_by_what_the_best_checkpoint_is_chosen_by(save_best: Any, expected: str) -> None:
+    config = {"default_hooks": {"checkpoint": {"save_best": save_best}}}
+    teachers = {"lidar": {"val": {METRIC: 0.5, "loss": 1.0}}}
+    assert compare_module._metric(config, teachers, "val") == expected
 
 
 def test_the_control_keeps_the_options_that_are_not_about_distillation() -> None:

@@ -186,6 +186,9 @@ def test_the_last_phase_is_stretched_whatever_it_is() -> None:
         {"type": "OneCycleLR", "total_steps": 10},
         {"type": "CosineAnnealingLR", "begin": 2, "end": 5, "T_max": 3},
         {"type": "CosineAnnealingLR", "by_epoch": False, "begin": 2, "end": 10, "T_max": 8},
+        {"type": "CosineAnnealingLR", "by_epoch": False, "end": 10, "T_max": 10},
+        {"type": "LinearLR", "by_epoch": False},
+        {"type": "PolyLR", "end": 5},
     ],
 )
 def test_a_schedule_that_cannot_be_stretched_is_refused(phase: dict[str, Any]) -> None:

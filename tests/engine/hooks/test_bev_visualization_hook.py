@@ -9,6 +9,7 @@ from mmengine.structures import InstanceData
 
 from perceptkd.core.errors import InputError
 from perceptkd.engine.hooks.bev_visualization_hook import BEVVisualizationHook, record_of
+from perceptkd.visualization import frames
 from perceptkd.visualization.frames import read_cameras, read_points, truth_of
 
 
@@ -40,7 +41,9 @@ def test_samples_of_other_detectors_are_refused(sample: Det3DDataSample) -> None
         record_of(SimpleNamespace(), sample)
 
 
-def test_what_is_not_there_is_left_out() -> None:
+def test_what_is_not_there_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(frames, "print_log", lambda message, **options: said.append(message))
     info = {
         "token": "a",
         "lidar_points": {"lidar_path": "gone.bin", "num_pts_feats": 5},
@@ -48,4 +51,5 @@ def test_what_is_not_there_is_left_out() -> None:
     }
     assert read_points(info) is None
     assert read_cameras(info) == ({}, {})
+    assert [message.split(":")[0] for message in said] == ["gone.bin is not there", "gone.jpg is not there"]
     assert truth_of(sample_with()) is None
