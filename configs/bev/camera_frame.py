@@ -6,6 +6,7 @@ _base_ = [
     "../_base_/runtime/default.py",
 ]
 
+default_hooks = dict(checkpoint=dict(save_best="boxes/recall", rule="greater"))
 model = dict(camera_encoder=dict(backbone=dict(init_cfg=None, frozen_stages=-1)))
 val_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))

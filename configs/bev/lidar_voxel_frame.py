@@ -6,4 +6,5 @@ _base_ = [
     "../_base_/runtime/default.py",
 ]
 
+default_hooks = dict(checkpoint=dict(save_best="boxes/recall", rule="greater"))
 train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(pipeline={{_base_.lidar_train_pipeline}}))))

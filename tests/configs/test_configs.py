@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from perceptkd.models.bev.geometry import BEVGrid
-from perceptkd.registry import DATASETS, MODELS, TRANSFORMS
+from perceptkd.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.py"))
@@ -45,6 +45,12 @@ def test_parses(name: str) -> None:
 @pytest.mark.parametrize("name", LEAVES)
 def test_is_short(name: str) -> None:
     assert len((CONFIGS / name).read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_the_best_checkpoint_is_chosen_by_a_named_metric(name: str) -> None:
+    hook = HOOKS.build(load(name).default_hooks.checkpoint)
+    assert hook.rules in (["greater"], ["less"])  # 'auto' finds out at the end of the first epoch, or fails there
 
 
 @pytest.mark.parametrize("name", SIM + FULL)

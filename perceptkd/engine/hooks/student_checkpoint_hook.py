@@ -128,12 +128,22 @@ class StudentCheckpointHook(CheckpointHook):
         if not self.save_best:
             return
         if "auto" in self.key_indicators:
-            self._init_rule(self.rules, [next(iter(metrics))])
+            self._choose_metric(next(iter(metrics)))
         updated = [self._save_if_best(runner, key, rule, metrics) for key, rule in zip(self.key_indicators, self.rules)]
         if any(updated) and self._saved_step == self._current_step(runner):
             # once more, so that the checkpoint to resume from knows the best one
             meta = {"epoch": runner.epoch, "iter": runner.iter}
             self._save_checkpoint_with_step(runner, self._current_step(runner), meta)
+
+    def _choose_metric(self, key: str) -> None:
+        """Takes the first metric for ``save_best='auto'``."""
+        try:
+            self._init_rule(self.rules, [key])
+        except ValueError as error:
+            raise InputError(
+                f"save_best='auto' takes the first metric, {key}, and its name does not say whether more is better: set "
+                f"default_hooks.checkpoint.save_best={key} and default_hooks.checkpoint.rule to greater or less"
+            ) from error
 
     def _save_if_best(self, runner: Runner, key: str, rule: str, metrics: Mapping[str, float]) -> bool:
         if key not in metrics:

@@ -113,6 +113,13 @@ def test_an_unknown_best_metric_is_named_with_those_there_are(tiny_config: Confi
         train(tiny_config, tmp_path / "run")
 
 
+def test_a_metric_of_unknown_direction_asks_for_it(tiny_config: Config, tmp_path: Path, train) -> None:
+    tiny_config.default_hooks.checkpoint.update(save_best="auto")
+    tiny_config.val_evaluator = {"type": "FallingMetric"}
+    with pytest.raises(InputError, match=r"toy/error.*does not say whether more is better: set .*rule to greater or"):
+        train(tiny_config, tmp_path / "run")
+
+
 @pytest.mark.parametrize("victim", ["epoch_2.pth", "last_checkpoint"])
 def test_killed_while_writing(tiny_config: Config, tmp_path: Path, train, monkeypatch, victim: str) -> None:
     """Whatever file is being renamed when the process dies, the pointer names a whole checkpoint."""
