@@ -2,7 +2,8 @@
 """Which upstream models run on our ops: builds every family of mmdet, mmdet3d and mmseg, trains one step and predicts.
 
 One config stands for each family, as it is but for its batch and for weights that would have to be downloaded. Every
-family runs in a process of its own. Writes benchmarks/results/zoo_<device>.json.
+family runs in a process of its own. Writes benchmarks/results/zoo_<device>.json, or zoo_compiled_<device>.json when
+PERCEPTKD_OPS=compiled asks for the ops of a compiled mmcv.
 
 Examples:
     python benchmarks/zoo.py
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from measure import write_results
 from tqdm import tqdm
-from zoo_cases import BATCHES_3D, EXCLUDED, LIBRARIES, Batch3D, Case, cases, families
+from zoo_cases import BATCHES_3D, EXCLUDED, LIBRARIES, SIZES_2D, Batch3D, Case, cases, families
 
 TARGET = 0.9
 TIMEOUT_S = 300
@@ -47,11 +48,14 @@ class Outcome:
 
 
 def without_downloads(node: Any, root: Path) -> Any:
-    """A copy of a config without pretrained weights, with teachers' configs looked up beside its own."""
+    """A copy of a config without pretrained weights, with teachers' configs looked up beside its own.
+
+    Augmentations of whole batches, which resize them to the size of a real training, go too.
+    """
     if isinstance(node, dict):
         if node.get("type") == "Pretrained":
             return None
-        dropped = ("pretrained", "teacher_ckpt", "load_from")
+        dropped = ("pretrained", "teacher_ckpt", "load_from", "batch_augments")
         return {key: None if key in dropped else without_downloads(value, root) for key, value in node.items()}
     if isinstance(node, list | tuple):
         return type(node)(without_downloads(item, root) for item in node)
@@ -80,16 +84,18 @@ def build_model(case: Case) -> tuple[Any, dict[str, Any]]:
     return model, options
 
 
-def make_batch(case: Case, options: dict[str, Any]) -> dict[str, Any]:
+def make_batch(case: Case, options: dict[str, Any], *, training: bool) -> dict[str, Any]:
     """A small batch of the case's kind."""
-    from zoo_inputs import batch_2d, batch_3d, batch_segmentation
+    from zoo_inputs import IMAGE, batch_2d, batch_3d, batch_segmentation
 
     torch.manual_seed(0)
     if case.library == "mmdet":
-        return batch_2d(options)
+        return batch_2d(options, SIZES_2D.get(case.family, IMAGE))
     if case.library == "mmseg":
         return batch_segmentation(options)
-    return batch_3d(options, **asdict(BATCHES_3D.get(case.family, Batch3D())))
+    batch = BATCHES_3D.get(case.family, Batch3D())
+    columns = batch.columns if training else batch.columns - batch.normalized_columns
+    return batch_3d(options, batch.kind, columns=columns, images=batch.images, samples=batch.samples)
 
 
 def examine(case: Case) -> Outcome:
@@ -98,9 +104,9 @@ def examine(case: Case) -> Outcome:
     try:
         model, options = build_model(case)
         outcome.builds = True
-        train_once(model, make_batch(case, options))
+        train_once(model, make_batch(case, options, training=True))
         outcome.trains = True
-        predict_once(model, make_batch(case, options))
+        predict_once(model, make_batch(case, options, training=False))
         outcome.predicts = True
     except Exception as error:  # the table's content: whatever stops a model
         outcome.fault = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
@@ -129,10 +135,15 @@ def predict_once(model: Any, batch: dict[str, Any]) -> None:
         raise AssertionError(f"{len(results)} results for {len(batch['data_samples'])} samples")
 
 
+def operators() -> str:
+    """Whose ops run, as PERCEPTKD_OPS says; ours unless it does."""
+    return os.environ.get("PERCEPTKD_OPS", "own")
+
+
 def run_apart(case: Case) -> Outcome:
     """:func:`examine` in a process of its own, which may crash or hang."""
     command = [sys.executable, __file__, "--one", case.name]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PERCEPTKD_OPS": os.environ.get("PERCEPTKD_OPS", "own")}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PERCEPTKD_OPS": operators()}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment)
     except subprocess.TimeoutExpired:
@@ -183,7 +194,10 @@ def record(outcomes: dict[str, Outcome], everything: dict[str, Case]) -> None:
             case = everything[name]
             stages = {stage: getattr(outcome, stage) for stage in STAGES}
             rows.append({**row(name, float(outcome.runs), note=outcome.fault), **stages, "config": case.config.name})
-    write_results("zoo", rows)
+    excluded = {name: {k: v for k, v in EXCLUDED[name].items() if k in families(name)} for name in LIBRARIES}
+    ops = operators()
+    name = "zoo" if ops == "own" else f"zoo_{ops}"
+    write_results(name, rows, backends={"mmcv_ops": ops}, target=TARGET, excluded=excluded)
 
 
 def row(name: str, ours: float | None, *, note: str) -> dict[str, Any]:

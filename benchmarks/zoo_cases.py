@@ -73,12 +73,17 @@ CHOSEN: dict[str, dict[str, str]] = {
         "yolox": "yolox_tiny_8xb8-300e_coco.py",
     },
     "mmdet3d": {
-        "minkunet": "minkunet18_w16_torchsparse_8xb2-amp-15e_semantickitti.py",
+        "minkunet": "minkunet34_w32_spconv_8xb2-laser-polar-mix-3x_semantickitti.py",
         "pgd": "pgd_r101-caffe_fpn_head-gn_4xb3-4x_kitti-mono3d.py",
+        "pointnet2": "pointnet2_ssg_2xb16-cosine-50e_s3dis-seg.py",
         "pointpillars": "pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py",
     },
     "mmseg": {},
 }
+
+
+#: Heights and widths of images where the small default would vanish on the way.
+SIZES_2D = {"ssd": (320, 320)}
 
 
 @dataclass(frozen=True)
@@ -89,11 +94,12 @@ class Batch3D:
     columns: int = 4
     images: int = 0
     samples: int = 2
+    normalized_columns: int = 0  # of the columns, those that a sliding window adds itself when it predicts
 
 
 BATCHES_3D: dict[str, Batch3D] = {
     "centerpoint": Batch3D(columns=5),
-    "dgcnn": Batch3D("depth", columns=9),
+    "dgcnn": Batch3D("depth", columns=9, normalized_columns=3),
     "fcaf3d": Batch3D("depth", columns=6),
     "fcos3d": Batch3D("camera", columns=0, images=1),
     "groupfree3d": Batch3D("depth", columns=3),
@@ -102,9 +108,9 @@ BATCHES_3D: dict[str, Batch3D] = {
     "imvoxelnet": Batch3D("lidar", columns=0, images=1),
     "mvfcos3d": Batch3D("lidar", columns=0, images=5, samples=1),
     "mvxnet": Batch3D(images=1),
-    "paconv": Batch3D("depth", columns=9),
+    "paconv": Batch3D("depth", columns=9, normalized_columns=3),
     "pgd": Batch3D("camera", columns=0, images=1),
-    "pointnet2": Batch3D("depth", columns=9),
+    "pointnet2": Batch3D("depth", columns=9, normalized_columns=3),
     "smoke": Batch3D("camera", columns=0, images=1),
     "votenet": Batch3D("depth", columns=4),
 }

@@ -121,6 +121,7 @@ def sample_3d(model: Mapping[str, Any], kind: str, *, columns: int, images: int)
         )
         sample.gt_instances_3d.centers_2d = corner + 15
         sample.gt_instances_3d.depths = 5 + 20 * torch.rand(6)
+        sample.gt_instances_3d.attr_labels = torch.zeros(6, dtype=torch.long)
     return made
 
 

@@ -109,7 +109,7 @@ class SparseConvolution(SparseModule):
             matrix = self.weight.view(self.in_channels, self.out_channels)
             return tensor.replace_feature(self._add_bias(tensor.features @ matrix))
         record = self._find_map(tensor)
-        features = sparse_convolution(tensor.features, self._kernel_matrices(), record.kernel_map)
+        features = sparse_convolution(tensor.features, self._kernel_matrices(record), record.kernel_map)
         maps = tensor.maps if self.indice_key is None else {**tensor.maps, self.indice_key: record}
         return SparseTensor.on_sites(self._add_bias(features), record.target, maps)
 
@@ -124,15 +124,21 @@ class SparseConvolution(SparseModule):
     def _find_map(self, tensor: SparseTensor) -> RecordedMap:
         geometry = self.geometry
         recorded = tensor.maps.get(self.indice_key) if self.indice_key is not None else None
+        if recorded is not None and self._shares(recorded, tensor):
+            return recorded
         if recorded is not None and (recorded.source is not tensor.sites or recorded.geometry != geometry):
             where = "other sites" if recorded.geometry == geometry else f"{recorded.geometry}, not {geometry}"
             raise ValueError(f"indice_key {self.indice_key!r} is taken by a layer on {where}; use another key")
         kernel_map, target = build_kernel_map(tensor.sites, geometry)
         return recorded or RecordedMap(tensor.sites, target, geometry, kernel_map)
 
-    def _kernel_matrices(self) -> Tensor:
-        """The weight as [K, C_in, C_out]."""
-        return self.weight.flatten(1, -2).permute(1, 2, 0)
+    def _shares(self, recorded: RecordedMap, tensor: SparseTensor) -> bool:
+        """Whether a map recorded for another geometry serves all the same."""
+        return False
+
+    def _kernel_matrices(self, record: RecordedMap) -> Tensor:
+        """The weight as [K, C_in, C_out] for the K cells of a map."""
+        return self.weight.flatten(1, -2).permute(1, 2, 0)[: math.prod(record.geometry.kernel_size)]
 
     def _add_bias(self, features: Tensor) -> Tensor:
         return features if self.bias is None else features + self.bias.to(features.dtype)
@@ -182,7 +188,7 @@ class SparseInverseConvolution(SparseConvolution):
             raise ValueError(f"kernel_size {self.kernel_size} must equal the inverted layer's, {record.geometry}")
         if record.target is not tensor.sites:
             raise ValueError(f"the input does not lie on the output sites of the layer of {self.indice_key!r}")
-        features = sparse_convolution(tensor.features, self._kernel_matrices(), record.kernel_map.flipped())
+        features = sparse_convolution(tensor.features, self._kernel_matrices(record), record.kernel_map.flipped())
         return SparseTensor.on_sites(self._add_bias(features), record.source, tensor.maps)
 
 
@@ -196,6 +202,18 @@ class SubMConv3d(SparseConvolution):
     """Convolution whose output sites are its input sites, on (b, z, y, x)."""
 
     ndim, kind = 3, "submanifold"
+
+
+class KeyedSubMConv3d(SubMConv3d):
+    """:class:`SubMConv3d` as mmcv has it: the first layer with an ``indice_key`` makes the map for all others.
+
+    A layer whose kernel has more cells than the map uses the first of them only. mmdet3d's Cylinder3D was published so:
+    its 3x1x3 and 3x3x3 layers read the cells of the 1x3x3 layer before them, and its weights fit no other reading.
+    """
+
+    def _shares(self, recorded: RecordedMap, tensor: SparseTensor) -> bool:
+        is_same_kind = recorded.geometry.kind == self.kind and recorded.source is tensor.sites
+        return is_same_kind and math.prod(recorded.geometry.kernel_size) <= math.prod(self.kernel_size)
 
 
 class SparseConv2d(SparseConvolution):

@@ -38,6 +38,7 @@ LAYERS: dict[str, type] = {
 }
 CLASSES: dict[str, type] = {
     **LAYERS,
+    "SubMConv3d": conv.KeyedSubMConv3d,
     "SparseConvTensor": tensor.SparseTensor,
     "SparseModule": modules.SparseModule,
     "SparseSequential": modules.SparseSequential,

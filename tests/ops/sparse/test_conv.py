@@ -17,6 +17,7 @@ from perceptkd.ops.sparse import (
     SubMConv2d,
     SubMConv3d,
 )
+from perceptkd.ops.sparse.conv import KeyedSubMConv3d
 
 SHAPES = {2: (9, 8), 3: (6, 7, 8)}
 DENSE = {2: F.conv2d, 3: F.conv3d}
@@ -268,3 +269,22 @@ def test_cuda_equals_cpu(layer_type, make_tensor) -> None:
     gradients = torch.autograd.grad((result.features**2).sum(), [tensor.features, layer.weight])
     for mine, reference in zip(gradients, expected):
         torch.testing.assert_close(mine.cpu(), reference)
+
+
+def test_a_keyed_layer_reads_the_cells_of_the_first_layer_with_its_key(make_tensor) -> None:
+    tensor = make_tensor(SHAPES[3])
+    flat = KeyedSubMConv3d(3, 3, (1, 3, 3), indice_key="k").double()
+    upright = KeyedSubMConv3d(3, 4, (3, 1, 3), indice_key="k").double()
+    meant = SubMConv3d(3, 4, (1, 3, 3)).double()
+    meant.load_state_dict({"weight": upright.weight.reshape(meant.weight.shape), "bias": upright.bias})
+    middle = flat(tensor)
+    torch.testing.assert_close(upright(middle).features, meant(middle).features)
+    alone = SubMConv3d(3, 4, (3, 1, 3), indice_key="k").double()
+    with pytest.raises(ValueError, match="indice_key 'k' is taken by a layer on"):
+        alone(middle)
+    larger = KeyedSubMConv3d(3, 4, (3, 3, 3), indice_key="k").double()
+    meant.load_state_dict({"weight": larger.weight[:, :1], "bias": larger.bias})
+    torch.testing.assert_close(larger(middle).features, meant(middle).features)
+    smaller = KeyedSubMConv3d(3, 4, (1, 1, 3), indice_key="k").double()
+    with pytest.raises(ValueError, match="indice_key 'k' is taken by a layer on"):
+        smaller(middle)
