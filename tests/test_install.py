@@ -1,6 +1,7 @@
 """tools/install.py ends with one sentence that says what is wrong and what to do."""
 
 import importlib.util
+import platform
 import subprocess
 import sys
 from collections import namedtuple
@@ -134,6 +135,14 @@ def test_pip_failures_become_sentences(installer, tmp_path, message, sentence):
 
 def test_stamp_follows_the_extras(installer):
     assert installer.stamp_of("dev") == installer.stamp_of("dev") != installer.stamp_of("dev,seg")
+
+
+@pytest.mark.parametrize(("version", "words"), [("3.10.2", "is of Python 3.10.2 and stays so"), (None, "")])
+def test_an_environment_of_another_python_is_told(installer, tmp_path, capsys, version, words):
+    (tmp_path / "pyvenv.cfg").write_text(f"home = /usr/bin\nversion = {version or platform.python_version()}\n")
+    installer.tell_other_python(str(tmp_path))
+    said = capsys.readouterr().out
+    assert (words in said) if words else said == ""
 
 
 def test_make_refuses_an_unknown_device(repository):

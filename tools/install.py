@@ -16,7 +16,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOCK = os.path.join(ROOT, "requirements", "lock.txt")
 SUPPORTED = ((3, 11), (3, 12))
-NEEDED_GIB = {"cpu": 6, "cuda": 14}
+NEEDED_GIB = {"cpu": 10, "cuda": 14}  # torch from the index brings its CUDA libraries even where they are not used
 UNREACHABLE = (
     "Connection",
     "Name or service not known",
@@ -63,11 +63,23 @@ def check_disk(venv, device):
 
 def stamp_of(extras):
     """Returns a digest of everything that decides what is installed."""
-    digest = hashlib.sha256(f"{sys.version} {extras}".encode())
+    digest = hashlib.sha256(extras.encode())
     for path in (LOCK, os.path.join(ROOT, "setup.py"), os.path.abspath(__file__)):
         with open(path, "rb") as file:
             digest.update(file.read())
     return digest.hexdigest()
+
+
+def tell_other_python(venv):
+    """Says when the environment stays one of another Python than the one that runs this."""
+    path = os.path.join(venv, "pyvenv.cfg")
+    if not os.path.exists(path):
+        return
+    with open(path) as file:
+        found = dict(line.partition(" = ")[::2] for line in file.read().splitlines()).get("version", "")
+    version = "{}.{}".format(*sys.version_info[:2])
+    if found and not found.startswith(version + "."):
+        print(f"perceptkd: {venv} is of Python {found} and stays so; remove it to make one of {version}", flush=True)
 
 
 def has_pip(python):
@@ -167,6 +179,7 @@ def main():
     arguments = parser.parse_args()
     check_python()
     venv = os.path.abspath(arguments.venv)
+    tell_other_python(venv)
     stamp_path, stamp = os.path.join(venv, "perceptkd.stamp"), stamp_of(arguments.extras)
     if os.path.exists(stamp_path):
         with open(stamp_path) as file:

@@ -21,6 +21,7 @@ from perceptkd.engine.distributed import leave_processes
 from perceptkd.registry import SCOPE
 
 USER_ERROR_STATUS = 2
+INTERRUPTED_STATUS = 130  # as shells have it
 DEFAULT_WORK_DIRS = Path("work_dirs")
 #: Folders of simulated worlds, with the options that write them as the configs expect them.
 WORLDS = {
@@ -108,6 +109,11 @@ def run_command(command: Callable[[Sequence[str] | None], int | None], arguments
             raise  # a name that is missing in this package is a fault of ours
         print(f"error: {explain(error)}", file=sys.stderr)
         return USER_ERROR_STATUS
+    except KeyboardInterrupt:
+        print(
+            "interrupted; the demo and comparisons go on when started again, a training with --resume", file=sys.stderr
+        )
+        return INTERRUPTED_STATUS
     finally:
         leave_processes()
 

@@ -128,3 +128,11 @@ def test_missing_data_are_found_inside_wrappers(tmp_path: Path) -> None:
     check_data(Config({"train_dataloader": loader(data_root=str(tmp_path), ann_file="a.pkl")}), stages=("train",))
     remote = loader(ann_file="s3://bucket/a.pkl")
     check_data(Config({"train_dataloader": remote}), stages=("train",))
+
+
+def test_an_interruption_is_a_sentence(capsys: pytest.CaptureFixture) -> None:
+    def interrupted(arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    assert run_command(interrupted) == 130
+    assert "interrupted" in capsys.readouterr().err

@@ -53,6 +53,12 @@ def test_the_best_checkpoint_is_chosen_by_a_named_metric(name: str) -> None:
     assert hook.rules in (["greater"], ["less"])  # 'auto' finds out at the end of the first epoch, or fails there
 
 
+@pytest.mark.parametrize("name", LEAVES)
+def test_pictures_can_load_every_sensor(name: str) -> None:
+    kinds = {step["type"] for step in load(name).test_pipeline}
+    assert kinds >= {"perceptkd.LoadPoints", "perceptkd.LoadMultiViewImages", "perceptkd.PackBEVInputs"}
+
+
 @pytest.mark.parametrize("name", SIM + FULL)
 def test_pipeline_and_model_agree(name: str) -> None:
     config = load(name)

@@ -89,7 +89,7 @@ def test_two_processes_equal_torch_on_the_joint_batch(tmp_path: Path) -> None:
         for rank in range(RANKS)
     ]
     try:
-        errors = [worker.communicate(timeout=120)[1] for worker in workers]
+        errors = [worker.communicate(timeout=600)[1] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

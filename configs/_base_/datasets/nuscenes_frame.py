@@ -19,6 +19,7 @@ finish = [
 pack_test = dict(type="perceptkd.PackBEVInputs", with_boxes=False)
 train_pipeline = [load_lidar, load_cameras, load_boxes, resize_cameras, *finish]
 lidar_train_pipeline = [load_lidar, load_boxes, *finish]
+test_pipeline = [load_lidar, load_cameras, resize_cameras, pack_test]  # every sensor, for pictures
 lidar_test_pipeline = [load_lidar, pack_test]
 camera_test_pipeline = [load_cameras, resize_cameras, pack_test]
 

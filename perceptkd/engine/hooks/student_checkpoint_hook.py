@@ -141,7 +141,7 @@ class StudentCheckpointHook(CheckpointHook):
             self._init_rule(self.rules, [key])
         except ValueError as error:
             raise InputError(
-                f"save_best='auto' takes the first metric, {key}, and its name does not say whether more is better: set "
+                f"save_best='auto' takes the first metric, {key}, whose name does not say whether more is better: set "
                 f"default_hooks.checkpoint.save_best={key} and default_hooks.checkpoint.rule to greater or less"
             ) from error
 

@@ -116,7 +116,7 @@ def test_an_unknown_best_metric_is_named_with_those_there_are(tiny_config: Confi
 def test_a_metric_of_unknown_direction_asks_for_it(tiny_config: Config, tmp_path: Path, train) -> None:
     tiny_config.default_hooks.checkpoint.update(save_best="auto")
     tiny_config.val_evaluator = {"type": "FallingMetric"}
-    with pytest.raises(InputError, match=r"toy/error.*does not say whether more is better: set .*rule to greater or"):
+    with pytest.raises(InputError, match=r"toy/error, whose name does not say .*checkpoint\.rule to greater or less"):
         train(tiny_config, tmp_path / "run")
 
 
