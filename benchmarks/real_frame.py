@@ -75,8 +75,6 @@ def main() -> None:
         single_row("boxes the LiDAR detector missed", missed, unit="boxes", target=allowed, note=note),
         single_row("boxes the camera detector found", student["val"]["boxes/found"], unit="boxes", note="no target"),
         *loss_rows(student),
-        single_row("LiDAR training step", teacher.get("step_ms"), unit="ms"),
-        single_row("distillation step", student["step_ms"], unit="ms"),
     ]
     write_results("real_frame", rows, backends=student["backends"])
     for path in draw({"teacher": teacher, "student": student}):
