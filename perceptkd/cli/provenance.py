@@ -73,9 +73,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def revision(checkout: Path = ROOT) -> str:
-    """The commit of a checkout, with ``+changes`` when tracked files differ from it; the version outside of one."""
-    command = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"]
+def revision(checkout: Path | None = None) -> str:
+    """The commit of a checkout (this one by default), with ``+changes`` when tracked files differ from it; the version outside of one."""
+    command = [
+        "git",
+        "-C",
+        str(checkout or ROOT),
+        "describe",
+        "--always",
+        "--abbrev=12",
+        "--exclude=*",
+        "--dirty=+changes",
+    ]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode == 0:
         return result.stdout.strip()
