@@ -74,7 +74,7 @@ def versions() -> dict[str, str]:
 
 
 def revision(checkout: Path | None = None) -> str:
-    """The commit of a checkout (default: this one), ``+changes`` when tracked files differ; the version outside of one."""
+    """The commit of a checkout (default: this), ``+changes`` when tracked files differ; the version outside of one."""
     command = [
         "git",
         "-C",
