@@ -51,9 +51,12 @@ def read_cameras(info: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[s
 
 
 def _is_there(path: str | None) -> bool:
-    if path and not Path(path).is_file():
+    if not path:
+        return False
+    found = Path(path).is_file()
+    if not found:
         print_log(f"{path} is not there: the picture goes without it", logger="current", level=logging.WARNING)
-    return bool(path) and Path(path).is_file()
+    return found
 
 
 def truth_of(sample: Any) -> InstanceData | None:
