@@ -3,7 +3,7 @@
 Each bin averages a grid of bilinear samples. RoIs with grids of the same size are computed together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,9 +18,8 @@ from perceptkd.ops.roi_parts import (
     Pair,
     Selection,
     bin_points,
-    bounded,
     check_rois,
-    finite_rois,
+    roi_boxes,
     sampled_parts,
 )
 
@@ -67,10 +66,11 @@ def deform_roi_pool(features: Tensor, rois: Tensor, offset: Tensor | None = None
     output = table.new_zeros(len(rois), features.shape[1], *pooling.output_size)
     for operand in (table, *(() if offset is None else (offset,))):
         output += operand[:0].sum()  # 0, but differentiable where no RoI has a sample
-    boxes = _in_pixels(rois, pooling)
-    for some, grid in _parts(boxes, pooling):
+    boxes = roi_boxes(rois, pooling.spatial_scale, aligned=True)
+    for some, grid in _parts(boxes[-1], pooling):
         moves = None if offset is None else offset[some]
-        output[some] = _pool(table, moves, boxes[some], size=features.shape[2:], grid=grid, pooling=pooling)
+        chosen = [part[some] for part in boxes]
+        output[some] = _pool(table, moves, chosen, map_size=features.shape[2:], grid=grid, pooling=pooling)
     return output.to(features.dtype)
 
 
@@ -82,9 +82,10 @@ def deform_roi_pool_gradients(
     table = _float_rows(features)
     grad_table = torch.zeros_like(table)
     grad_offset = None if offset is None else torch.zeros_like(offset)
-    boxes = _in_pixels(rois, pooling)
-    for some, grid in _parts(boxes, pooling):
-        pool = partial(_pool, boxes=boxes[some], size=features.shape[2:], grid=grid, pooling=pooling)
+    boxes = roi_boxes(rois, pooling.spatial_scale, aligned=True)
+    for some, grid in _parts(boxes[-1], pooling):
+        chosen = [part[some] for part in boxes]
+        pool = partial(_pool, boxes=chosen, map_size=features.shape[2:], grid=grid, pooling=pooling)
         upstream = grad_output[some].to(table.dtype)
         if offset is None or grad_offset is None:
             gradients = recomputed_gradients(partial(pool, moves=None), [table], upstream)
@@ -101,47 +102,24 @@ def _float_rows(features: Tensor) -> Tensor:
     return pixel_rows(features).to(torch.promote_types(features.dtype, torch.float32))
 
 
-@dataclass(frozen=True)
-class _Rois:
-    """RoIs in pixels: sample int64 [R], left upper corner and size [R, 2] as (x, y), and 1 for finite ones, else 0."""
-
-    sample: Tensor
-    start: Tensor
-    extent: Tensor
-    share: Tensor
-
-    def __getitem__(self, some: Selection) -> "_Rois":
-        return _Rois(self.sample[some], self.start[some], self.extent[some], self.share[some])
-
-
-def _in_pixels(rois: Tensor, pooling: Pooling) -> _Rois:
-    sample, corners, is_finite = finite_rois(rois)
-    corners = corners * pooling.spatial_scale - 0.5
-    return _Rois(sample, corners[:, :2], corners[:, 2:] - corners[:, :2], is_finite.to(corners.dtype))
-
-
-def _parts(boxes: _Rois, pooling: Pooling) -> Iterator[tuple[Selection, Pair]]:
-    """The RoIs that are computed together, and the samples (vertical, horizontal) of each of their bins."""
-    bins = pooling.output_size[0] * pooling.output_size[1]
-    for group, grid in sampled_parts(boxes.extent.flip(1), pooling.output_size, pooling.sampling_ratio):
-        for some in bounded(group, len(boxes.extent[group]), 4 * bins * grid[0] * grid[1], PIXELS):
-            yield some, grid
+def _parts(size: Tensor, pooling: Pooling) -> Iterator[tuple[Selection, Pair]]:
+    return sampled_parts(size, pooling.output_size, pooling.sampling_ratio, limit=PIXELS)
 
 
 def _pool(
-    table: Tensor, moves: Tensor | None, boxes: _Rois, *, size: torch.Size, grid: Pair, pooling: Pooling
+    table: Tensor, moves: Tensor | None, boxes: Sequence[Tensor], *, map_size: torch.Size, grid: Pair, pooling: Pooling
 ) -> Tensor:
-    """Pools RoIs with bins of ``grid`` samples from the pixels of maps of ``size``."""
-    start, extent = boxes.start, boxes.extent
-    y = bin_points(start[:, 1], extent[:, 1], pooling.output_size[0], grid[0])[:, :, None, :, None]
-    x = bin_points(start[:, 0], extent[:, 0], pooling.output_size[1], grid[1])[:, None, :, None, :]
+    """Pools RoIs, see :func:`perceptkd.ops.roi_parts.roi_boxes`, with bins of ``grid`` samples from maps' pixels."""
+    image, start, size = boxes
+    y = bin_points(start[:, 0], size[:, 0], pooling.output_size[0], grid[0])[:, :, None, :, None]
+    x = bin_points(start[:, 1], size[:, 1], pooling.output_size[1], grid[1])[:, None, :, None, :]
     if moves is not None:
-        shift = pooling.gamma * extent[:, :, None, None] * moves
+        shift = pooling.gamma * size.flip(1)[:, :, None, None] * moves
         x, y = x + shift[:, 0, :, :, None, None], y + shift[:, 1, :, :, None, None]
     y, x = torch.broadcast_tensors(y, x)
-    indices, weights = bilinear_corners(y, x, size[0], size[1], border="edge")
-    indices = indices + boxes.sample.view(-1, 1, 1, 1, 1, 1) * size.numel()
-    weights = weights * (boxes.share / (grid[0] * grid[1])).view(-1, 1, 1, 1, 1, 1)
+    indices, weights = bilinear_corners(y, x, *map_size, border="edge")
+    indices = indices + image.view(-1, 1, 1, 1, 1, 1) * map_size.numel()
+    weights = weights / (grid[0] * grid[1])
     summed = weighted_rows(table, indices.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2))
     return summed.view(len(start), *pooling.output_size, table.shape[1]).permute(0, 3, 1, 2)
 

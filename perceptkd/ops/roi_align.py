@@ -18,21 +18,21 @@ from perceptkd.ops.bilinear import pixel_rows
 from perceptkd.ops.max_samples import best_samples, scatter_samples
 from perceptkd.ops.roi_bags import RoiBags, pool_bags, pool_bags_gradient
 from perceptkd.ops.roi_parts import (
+    NOWHERE,
     PIXELS,
     VALUES,
     Pair,
     Selection,
     bin_points,
-    bounded,
     check_rois,
     finite_rois,
+    roi_boxes,
     sampled_parts,
 )
 
 Mode = Literal["avg", "max"]
 
 #: Where bins without samples have their largest one: outside any map, so that it gets no gradient.
-_NOWHERE = -2.0
 
 
 @dataclass(frozen=True)
@@ -126,31 +126,21 @@ def _bag_parts(rois: Tensor, shape: torch.Size, alignment: Alignment) -> Iterato
     """Pixels and weights of the bins; see :class:`perceptkd.ops.roi_bags.RoiBags`."""
     height, width = shape[2:]
     bins_y, bins_x = alignment.output_size
-    image, start, size = _boxes(rois, alignment)
+    image, start, size = roi_boxes(rois, alignment.spatial_scale, aligned=alignment.aligned)
     adaptive = alignment.sampling_ratio <= 0
     weigh: Callable[..., tuple[Tensor, Tensor]] = _weights_shared if adaptive else _weights_apart
-    for group, (samples_y, samples_x) in sampled_parts(size, alignment.output_size, alignment.sampling_ratio):
-        count = len(start[group])
-        taps = (samples_y + 1) * (samples_x + 1) if adaptive else 4 * samples_y * samples_x
-        for some in bounded(group, count, bins_y * bins_x * taps, PIXELS):
-            rows, weights_y = weigh(bin_points(start[some, 0], size[some, 0], bins_y, samples_y), height)
-            columns, weights_x = weigh(bin_points(start[some, 1], size[some, 1], bins_x, samples_x), width)
-            rows = (rows + (image[some] * height)[:, None, None]) * width
-            indices = rows[:, :, None, :, None] + columns[:, None, :, None, :]
-            weights = weights_y[:, :, None, :, None] * weights_x[:, None, :, None, :]
-            yield some, indices.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)
 
+    def taps(grid: Pair) -> int:
+        return (grid[0] + 1) * (grid[1] + 1) if adaptive else 4 * grid[0] * grid[1]
 
-def _boxes(rois: Tensor, alignment: Alignment) -> tuple[Tensor, Tensor, Tensor]:
-    """Sample int64 [R], start and size [R, 2] as (y, x) in pixels; what is not finite lies outside the map."""
-    image, corners, is_finite = finite_rois(rois)
-    corners = corners * alignment.spatial_scale
-    if alignment.aligned:
-        corners = corners - 0.5
-    start, size = corners[:, [1, 0]], corners[:, [3, 2]] - corners[:, [1, 0]]
-    if not alignment.aligned:
-        size = size.clamp(min=1)
-    return image, torch.where(is_finite[:, None], start, _NOWHERE), torch.where(is_finite[:, None], size, 0)
+    parts = sampled_parts(size, alignment.output_size, alignment.sampling_ratio, limit=PIXELS, elements=taps)
+    for some, (samples_y, samples_x) in parts:
+        rows, weights_y = weigh(bin_points(start[some, 0], size[some, 0], bins_y, samples_y), height)
+        columns, weights_x = weigh(bin_points(start[some, 1], size[some, 1], bins_x, samples_x), width)
+        rows = (rows + (image[some] * height)[:, None, None]) * width
+        indices = rows[:, :, None, :, None] + columns[:, None, :, None, :]
+        weights = weights_y[:, :, None, :, None] * weights_x[:, None, :, None, :]
+        yield some, indices.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)
 
 
 def _weights_apart(points: Tensor, extent: int) -> tuple[Tensor, Tensor]:
@@ -185,16 +175,19 @@ def _weights_shared(points: Tensor, extent: int) -> tuple[Tensor, Tensor]:
 class _MaxRoIAlign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, rois: Tensor, alignment: Alignment) -> tuple[Tensor, Tensor, Tensor]:
-        image, start, size = _boxes(rois, alignment)
+        image, start, size = roi_boxes(rois, alignment.spatial_scale, aligned=alignment.aligned)
         table, (_, channels, height, width) = pixel_rows(features), features.shape
         output = features.new_zeros(len(rois), channels, alignment.output_size[0] * alignment.output_size[1])
-        best_y, best_x = (start.new_full(output.shape, _NOWHERE) for _ in range(2))
-        for group, grid in sampled_parts(size, alignment.output_size, alignment.sampling_ratio):
-            each = output.shape[2] * grid[0] * grid[1] * max(4, channels)
-            for some in bounded(group, len(start[group]), each, VALUES):
-                y, x = _sample_grid(start[some], size[some], alignment.output_size, grid)
-                output[some], best = best_samples(table, image[some], y, x, (height, width))
-                best_y[some], best_x[some] = (_take_sample(part, best) for part in (y, x))
+        best_y, best_x = (start.new_full(output.shape, NOWHERE) for _ in range(2))
+
+        def values(grid: Pair) -> int:
+            return grid[0] * grid[1] * max(4, channels)
+
+        parts = sampled_parts(size, alignment.output_size, alignment.sampling_ratio, limit=VALUES, elements=values)
+        for some, grid in parts:
+            y, x = _sample_grid(start[some], size[some], alignment.output_size, grid)
+            output[some], best = best_samples(table, image[some], y, x, (height, width))
+            best_y[some], best_x[some] = (_take_sample(part, best) for part in (y, x))
         output, best_y, best_x = (
             part.view(len(rois), channels, *alignment.output_size) for part in (output, best_y, best_x)
         )

@@ -15,7 +15,6 @@ from perceptkd.ops.roi_parts import (
     Pair,
     Selection,
     bin_points,
-    bounded,
     check_rois,
     finite_rois,
     sampled_parts,
@@ -84,20 +83,17 @@ def _bag_parts(
 ) -> Iterator[tuple[Selection, Tensor, Tensor]]:
     """Pixels and weights of the bins; see :class:`perceptkd.ops.roi_bags.RoiBags`."""
     height, width = shape[2:]
-    bins = alignment.output_size
     image, boxes, is_finite = finite_rois(rois)
     boxes = torch.cat((boxes[:, :4] * alignment.spatial_scale, boxes[:, 4:]), dim=1)
     size = boxes[:, [3, 2]]
     if not alignment.aligned:
         size = size.clamp(min=1)
-    for group, samples in sampled_parts(size, bins, alignment.sampling_ratio):
-        count = samples[0] * samples[1]
-        for some in bounded(group, len(boxes[group]), 4 * count * bins[0] * bins[1], PIXELS):
-            y, x = _sample_points(boxes[some], size[some], samples, alignment)
-            indices, weights = bilinear_corners(y, x, height, width, border="edge")
-            indices = indices + (image[some] * (height * width)).view(-1, 1, 1, 1, 1, 1)
-            weights = weights * (is_finite[some] / count).view(-1, 1, 1, 1, 1, 1)
-            yield some, indices.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)
+    for some, samples in sampled_parts(size, alignment.output_size, alignment.sampling_ratio, limit=PIXELS):
+        y, x = _sample_points(boxes[some], size[some], samples, alignment)
+        indices, weights = bilinear_corners(y, x, height, width, border="edge")
+        indices = indices + (image[some] * (height * width)).view(-1, 1, 1, 1, 1, 1)
+        weights = weights * (is_finite[some] / (samples[0] * samples[1])).view(-1, 1, 1, 1, 1, 1)
+        yield some, indices.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)
 
 
 def _sample_points(boxes: Tensor, size: Tensor, samples: Pair, alignment: RotatedAlignment) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """How the RoI ops cut their work: RoIs whose bins have equally many samples are computed together, in bounded parts."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ Pair = tuple[int, int]
 
 #: Some of the RoIs.
 Selection = Tensor | slice
+
+#: A row or column outside of every map.
+NOWHERE = -2.0
 
 #: Pixels that are summed at once, counting each use: at about 50 bytes of indices and weights, 50 MiB.
 PIXELS = 2**20
@@ -40,7 +44,18 @@ def parts_by_grid(grids: Tensor) -> Iterator[tuple[Tensor, Pair]]:
             yield some, (rows, columns)
 
 
-def sampled_parts(sizes: Tensor, output_size: Pair, sampling_ratio: int) -> Iterator[tuple[Selection, Pair]]:
+def _four_per_point(grid: Pair) -> int:
+    return 4 * grid[0] * grid[1]
+
+
+def sampled_parts(
+    sizes: Tensor,
+    output_size: Pair,
+    sampling_ratio: int,
+    *,
+    limit: int,
+    elements: Callable[[Pair], int] = _four_per_point,
+) -> Iterator[tuple[Selection, Pair]]:
     """The parts of RoIs that sample a grid of points in every bin, as RoIAlign does.
 
     Args:
@@ -48,14 +63,21 @@ def sampled_parts(sizes: Tensor, output_size: Pair, sampling_ratio: int) -> Iter
         output_size: bins along (y, x).
         sampling_ratio: points along each side of a bin; 0 for one per pixel, rounded up (in float32 whatever the dtype,
             as mmcv does), so that a RoI of no width or height has none.
+        limit: elements that a part may have; see :func:`bounded`.
+        elements: how many a bin has, by its grid; the default is what bilinear samples read, four pixels for each.
 
     Yields:
         Some RoIs, and the points of their bins along (y, x).
     """
+    groups: Iterable[tuple[Selection, Pair]]
     if sampling_ratio > 0:
-        yield slice(0, len(sizes)), (sampling_ratio, sampling_ratio)
+        groups = [(slice(0, len(sizes)), (sampling_ratio, sampling_ratio))]
     else:
-        yield from parts_by_grid((sizes.detach() / sizes.new_tensor(output_size)).float().ceil().clamp(min=0).long())
+        grids = (sizes.detach() / sizes.new_tensor(output_size)).float().ceil().clamp(min=0).long()
+        groups = parts_by_grid(grids)
+    for group, grid in groups:
+        for some in bounded(group, len(sizes[group]), math.prod(output_size) * elements(grid), limit):
+            yield some, grid
 
 
 def next_power_of_2(counts: Tensor) -> Tensor:
@@ -103,6 +125,22 @@ def finite_rois(rois: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     is_finite = rois.isfinite().all(1)
     rois = torch.where(is_finite[:, None], rois, 0)
     return rois[:, 0].long(), rois[:, 1:], is_finite
+
+
+def roi_boxes(rois: Tensor, spatial_scale: float, *, aligned: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Upright RoIs [R, 5] as (sample, x1, y1, x2, y2) in the pixels of a map.
+
+    Returns:
+        Sample int64 [R], start and size [R, 2] as (y, x); what is not finite lies outside the map.
+    """
+    image, corners, is_finite = finite_rois(rois)
+    corners = corners * spatial_scale
+    if aligned:
+        corners = corners - 0.5
+    start, size = corners[:, [1, 0]], corners[:, [3, 2]] - corners[:, [1, 0]]
+    if not aligned:
+        size = size.clamp(min=1)
+    return image, torch.where(is_finite[:, None], start, NOWHERE), torch.where(is_finite[:, None], size, 0)
 
 
 def check_rois(features: Tensor, rois: Tensor, columns: int, output_size: Pair) -> None:

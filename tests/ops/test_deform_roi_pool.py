@@ -8,6 +8,7 @@ from torch import Tensor
 
 from perceptkd.ops import deform_roi_pool as module
 from perceptkd.ops.deform_roi_pool import Pooling, deform_roi_pool, deform_roi_pool_gradients
+from perceptkd.ops.roi_parts import roi_boxes
 
 ROIS = [
     [0, 4, 3, 15, 11],
@@ -137,8 +138,8 @@ def test_parts_change_nothing(device: str, monkeypatch: pytest.MonkeyPatch, pool
     upstream = torch.randn_like(whole)
     expected = gradients_by_autograd(inputs, upstream, pooling)
     monkeypatch.setattr(module, "PIXELS", 1)
-    boxes = module._in_pixels(inputs[1], pooling)
-    assert all(len(boxes[some].sample) == 1 for some, _ in module._parts(boxes, pooling))
+    sizes = roi_boxes(inputs[1], pooling.spatial_scale, aligned=True)[-1]
+    assert all(len(sizes[some]) == 1 for some, _ in module._parts(sizes, pooling))
     torch.testing.assert_close(deform_roi_pool(*inputs, pooling=pooling), whole)
     torch.testing.assert_close(deform_roi_pool_gradients(upstream, *inputs, pooling=pooling), expected)
 

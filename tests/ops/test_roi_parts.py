@@ -2,14 +2,14 @@
 
 import torch
 
-from perceptkd.ops.roi_parts import bin_points, bounded, next_power_of_2, parts_by_grid, sampled_parts
+from perceptkd.ops.roi_parts import PIXELS, bin_points, bounded, next_power_of_2, parts_by_grid, sampled_parts
 
 
 def test_every_roi_with_samples_is_in_one_part() -> None:
     sizes = torch.rand(60, 2) * 9
     sizes[::7] = 0
     seen = torch.zeros(60, dtype=torch.int64)
-    for some, grid in sampled_parts(sizes, (2, 3), 0):
+    for some, grid in sampled_parts(sizes, (2, 3), 0, limit=PIXELS):
         expected = (sizes[some] / torch.tensor([2, 3])).ceil().long()
         assert (expected == torch.tensor(grid)).all()
         seen[some] += 1
@@ -17,7 +17,7 @@ def test_every_roi_with_samples_is_in_one_part() -> None:
 
 
 def test_fixed_number_of_samples_is_one_part() -> None:
-    ((some, grid),) = sampled_parts(torch.zeros(4, 2), (2, 3), 2)
+    ((some, grid),) = sampled_parts(torch.zeros(4, 2), (2, 3), 2, limit=PIXELS)
     assert torch.arange(4)[some].tolist() == [0, 1, 2, 3]
     assert grid == (2, 2)
 
