@@ -66,11 +66,11 @@ def main() -> None:
         measured = revision(clone)
         python = str(clone / ".venv/bin/python")
         install_s = seconds("make", "install", folder=clone, home=home)
+        demo_s = seconds("make", "demo", folder=clone, home=home)  # first, before anything has warmed a cache
         ci_s = seconds(".ci/run", folder=clone, home=home)
         imports = [import_seconds(python, folder=clone, home=home) for _ in range(IMPORTS)]
         world = ("tools/create_data.py", "simworld", "--out", "data/simworld")
         world_s = seconds(python, *world, folder=clone, home=home)
-        demo_s = seconds("make", "demo", folder=clone, home=home)
         shutil.copytree(clone / "work_dirs/demo", FOLDER, dirs_exist_ok=True, ignore=shutil.ignore_patterns("runs"))
     summary = json.loads((FOLDER / "summary.json").read_text())
     print(f"summary and pictures of the demo: {FOLDER}")
