@@ -64,10 +64,12 @@ def deform_roi_pool(features: Tensor, rois: Tensor, offset: Tensor | None = None
     _check(features, rois, offset, pooling)
     table = _float_rows(features)
     output = table.new_zeros(len(rois), features.shape[1], *pooling.output_size)
-    for operand in (table, *(() if offset is None else (offset,))):
-        output += operand[:0].sum()  # 0, but differentiable where no RoI has a sample
     boxes = roi_boxes(rois, pooling.spatial_scale, aligned=True)
-    for some, grid in _parts(boxes[-1], pooling):
+    parts = list(_parts(boxes[-1], pooling))
+    if not parts:
+        for operand in (table, *(() if offset is None else (offset,))):
+            output += operand[:0].sum()  # 0, but differentiable although no RoI has a sample
+    for some, grid in parts:
         moves = None if offset is None else offset[some]
         chosen = [part[some] for part in boxes]
         output[some] = _pool(table, moves, chosen, map_size=features.shape[2:], grid=grid, pooling=pooling)

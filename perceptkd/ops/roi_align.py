@@ -32,8 +32,6 @@ from perceptkd.ops.roi_parts import (
 
 Mode = Literal["avg", "max"]
 
-#: Where bins without samples have their largest one: outside any map, so that it gets no gradient.
-
 
 @dataclass(frozen=True)
 class Alignment:

@@ -15,7 +15,7 @@ Pair = tuple[int, int]
 #: Some of the RoIs.
 Selection = Tensor | slice
 
-#: A row or column outside of every map.
+#: A row or column outside of every map, where a sample reads 0 and gets no gradient.
 NOWHERE = -2.0
 
 #: Pixels that are summed at once, counting each use: at about 50 bytes of indices and weights, 50 MiB.

@@ -139,7 +139,9 @@ def test_parts_change_nothing(device: str, monkeypatch: pytest.MonkeyPatch, pool
     expected = gradients_by_autograd(inputs, upstream, pooling)
     monkeypatch.setattr(module, "PIXELS", 1)
     sizes = roi_boxes(inputs[1], pooling.spatial_scale, aligned=True)[-1]
-    assert all(len(sizes[some]) == 1 for some, _ in module._parts(sizes, pooling))
+    parts = [torch.arange(len(ROIS), device=device)[some].tolist() for some, _ in module._parts(sizes, pooling)]
+    sampled = [r for r in range(len(ROIS)) if pooling.sampling_ratio or (sizes[r] > 0).all()]
+    assert sorted(parts) == [[r] for r in sampled]
     torch.testing.assert_close(deform_roi_pool(*inputs, pooling=pooling), whole)
     torch.testing.assert_close(deform_roi_pool_gradients(upstream, *inputs, pooling=pooling), expected)
 
@@ -185,3 +187,24 @@ def test_wrong_arguments_are_named(position: int, tensor: Tensor, message: str) 
     inputs[position] = tensor
     with pytest.raises(ValueError, match=message):
         deform_roi_pool(*inputs, pooling=POOLINGS[0])
+
+
+@pytest.mark.parametrize("pooling", POOLINGS, ids=str)
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_roi_that_is_not_finite_pools_to_nothing(device: str, pooling: Pooling, broken: float) -> None:
+    features, rois, offset = random_inputs(pooling, device=device)
+    rois[2, 3] = broken
+    inputs = (features.requires_grad_(), rois, offset.requires_grad_())
+    output = deform_roi_pool(*inputs, pooling=pooling)
+    assert not output[2].any()
+    gradients = torch.autograd.grad(output.sum(), (features, offset))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert not gradients[1][2].any()
+
+
+def test_rois_without_samples_keep_the_graph(device: str) -> None:
+    features, rois, offset = random_inputs(POOLINGS[1], device=device)
+    rois[:, 3:] = rois[:, 1:3]
+    output = deform_roi_pool(features.requires_grad_(), rois, offset.requires_grad_(), pooling=POOLINGS[1])
+    assert not output.any()
+    assert not any(gradient.any() for gradient in torch.autograd.grad(output.sum(), (features, offset)))

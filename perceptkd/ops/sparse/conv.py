@@ -138,7 +138,7 @@ class SparseConvolution(SparseModule):
 
     def _kernel_matrices(self, record: RecordedMap) -> Tensor:
         """The weight as [K, C_in, C_out] for the K cells of a map."""
-        return self.weight.flatten(1, -2).permute(1, 2, 0)[: math.prod(record.geometry.kernel_size)]
+        return self.weight.flatten(1, -2).permute(1, 2, 0)
 
     def _add_bias(self, features: Tensor) -> Tensor:
         return features if self.bias is None else features + self.bias.to(features.dtype)
@@ -208,12 +208,16 @@ class KeyedSubMConv3d(SubMConv3d):
     """:class:`SubMConv3d` as mmcv has it: the first layer with an ``indice_key`` makes the map for all others.
 
     A layer whose kernel has more cells than the map uses the first of them only. mmdet3d's Cylinder3D was published so:
-    its 3x1x3 and 3x3x3 layers read the cells of the 1x3x3 layer before them, and its weights fit no other reading.
+    its layers of 1x3x3, 3x1x3 and 3x3x3 cells all read those of the first with their key, and its weights fit no other
+    reading.
     """
 
     def _shares(self, recorded: RecordedMap, tensor: SparseTensor) -> bool:
         is_same_kind = recorded.geometry.kind == self.kind and recorded.source is tensor.sites
         return is_same_kind and math.prod(recorded.geometry.kernel_size) <= math.prod(self.kernel_size)
+
+    def _kernel_matrices(self, record: RecordedMap) -> Tensor:
+        return super()._kernel_matrices(record)[: math.prod(record.geometry.kernel_size)]
 
 
 class SparseConv2d(SparseConvolution):
