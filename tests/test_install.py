@@ -137,12 +137,19 @@ def test_stamp_follows_the_extras(installer):
     assert installer.stamp_of("dev") == installer.stamp_of("dev") != installer.stamp_of("dev,seg")
 
 
-@pytest.mark.parametrize(("version", "words"), [("3.10.2", "is of Python 3.10.2 and stays so"), (None, "")])
-def test_an_environment_of_another_python_is_told(installer, tmp_path, capsys, version, words):
-    (tmp_path / "pyvenv.cfg").write_text(f"home = /usr/bin\nversion = {version or platform.python_version()}\n")
-    installer.tell_other_python(str(tmp_path))
-    said = capsys.readouterr().out
-    assert (words in said) if words else said == ""
+def test_an_environment_of_another_python_is_told(installer, tmp_path, capsys):
+    other = next(version for version in installer.SUPPORTED if version != sys.version_info[:2])
+    for version, words in ((platform.python_version(), ""), ("{}.{}.1".format(*other), "and stays so")):
+        (tmp_path / "pyvenv.cfg").write_text(f"home = /usr/bin\nversion = {version}\n")
+        installer.tell_other_python(str(tmp_path))
+        said = capsys.readouterr().out
+        assert (words in said) if words else said == ""
+
+
+def test_an_environment_of_an_unsupported_python_is_refused(installer, tmp_path):
+    (tmp_path / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.10.2\n")
+    with pytest.raises(SystemExit, match=r"is of Python 3\.10\.2, which the stack has no wheels for"):
+        installer.tell_other_python(str(tmp_path))
 
 
 def test_make_refuses_an_unknown_device(repository):

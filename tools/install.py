@@ -2,7 +2,7 @@
 """Creates the virtual environment of the project and installs the locked stack into it.
 
 Runs on any Python 3 without packages, because its first duty is to say in one sentence why it cannot go on. A stamp in
-the environment makes a second run free; any change of the lock, of setup.py or of the Python version renews it.
+the environment makes a second run free; any change of the lock, of setup.py or of this file renews it.
 """
 
 import argparse
@@ -78,8 +78,11 @@ def tell_other_python(venv):
     with open(path) as file:
         found = dict(line.partition(" = ")[::2] for line in file.read().splitlines()).get("version", "")
     version = "{}.{}".format(*sys.version_info[:2])
-    if found and not found.startswith(version + "."):
-        print(f"perceptkd: {venv} is of Python {found} and stays so; remove it to make one of {version}", flush=True)
+    if not found or found.startswith(version + "."):
+        return
+    if tuple(map(int, found.split(".")[:2])) not in SUPPORTED:
+        stop(f"{venv} is of Python {found}, which the stack has no wheels for. Remove it and run the command again.")
+    print(f"perceptkd: {venv} is of Python {found} and stays so; remove it to make one of {version}", flush=True)
 
 
 def has_pip(python):
@@ -95,6 +98,7 @@ def create_environment(venv):
     """Creates the environment, from the start where only a part of one is there; returns its interpreter."""
     python = os.path.join(venv, "bin", "python")
     if has_pip(python):
+        tell_other_python(venv)
         return python
     # Only what is an environment is cleared: VENV may name any folder, and its files are not ours to delete.
     is_environment = os.path.isfile(os.path.join(venv, "pyvenv.cfg"))
@@ -179,13 +183,14 @@ def main():
     arguments = parser.parse_args()
     check_python()
     venv = os.path.abspath(arguments.venv)
-    tell_other_python(venv)
     stamp_path, stamp = os.path.join(venv, "perceptkd.stamp"), stamp_of(arguments.extras)
     if os.path.exists(stamp_path):
         with open(stamp_path) as file:
             if file.read() == stamp:
+                tell_other_python(venv)
                 return
-    check_disk(venv, arguments.device)
+    else:
+        check_disk(venv, arguments.device)  # an update of a whole environment needs little
     print(f"perceptkd: installing into {venv} (a few minutes the first time)", flush=True)
     start = time.time()
     install(venv, arguments.extras)
