@@ -110,9 +110,7 @@ def run_command(command: Callable[[Sequence[str] | None], int | None], arguments
         print(f"error: {explain(error)}", file=sys.stderr)
         return USER_ERROR_STATUS
     except KeyboardInterrupt:
-        print(
-            "interrupted; the demo and comparisons go on when started again, a training with --resume", file=sys.stderr
-        )
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED_STATUS
     finally:
         leave_processes()

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from perceptkd.cli.arguments import UserError, annotation_path, collect_datasets
+from perceptkd.cli.arguments import INTERRUPTED_STATUS, UserError, annotation_path, collect_datasets
 from perceptkd.cli.provenance import environment, write_json
 from perceptkd.ops.mmcv_ext import ENVIRONMENT_VARIABLE as MMCV_OPS_VARIABLE
 from perceptkd.ops.sparse.backend import VARIABLE as SPARSE_VARIABLE
@@ -166,7 +166,8 @@ def stretch_schedule(config: Any, factor: float) -> None:
 
 
 def _is_warm_up(scheduler: Any) -> bool:
-    return scheduler["type"] in WARM_UPS and scheduler.get("begin", 0) == 0 and "end" in scheduler
+    rises = scheduler.get("end_factor", 1) >= scheduler.get("start_factor", 1 / 3)
+    return scheduler["type"] in WARM_UPS and rises and scheduler.get("begin", 0) == 0 and "end" in scheduler
 
 
 def _stretch_phase(scheduler: Any, length: int, stretched: int) -> None:
@@ -219,7 +220,7 @@ def run_job(job: Job, *, shares: int = 1) -> dict[str, Any]:
     result = read_result(job)
     if all(split in result for split in job.splits):
         return {**result, "folder": str(job.work_dir)}
-    process = multiprocessing.get_context("spawn").Process(target=_run, args=(job, shares))
+    process = multiprocessing.get_context("spawn").Process(target=_run_quietly_interrupted, args=(job, shares))
     process.start()
     process.join()
     if process.exitcode != 0:
@@ -248,6 +249,14 @@ class LabelledLines(io.TextIOBase):
             self._stream.write("".join(f"[{self._label}] {line}\n" for line in lines))
             self._stream.flush()
         return len(text)
+
+
+def _run_quietly_interrupted(job: Job, shares: int) -> None:
+    """:func:`_run` without a traceback on Ctrl-C, which the terminal sends to parent and child alike."""
+    try:
+        _run(job, shares)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED_STATUS)
 
 
 def _run(job: Job, shares: int) -> None:

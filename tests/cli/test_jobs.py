@@ -188,6 +188,7 @@ def test_the_last_phase_is_stretched_whatever_it_is() -> None:
         {"type": "CosineAnnealingLR", "by_epoch": False, "begin": 2, "end": 10, "T_max": 8},
         {"type": "CosineAnnealingLR", "by_epoch": False, "end": 10, "T_max": 10},
         {"type": "LinearLR", "by_epoch": False},
+        {"type": "LinearLR", "by_epoch": False, "start_factor": 1.0, "end_factor": 0.0, "end": 500},
         {"type": "PolyLR", "end": 5},
     ],
 )
