@@ -21,7 +21,7 @@ help:
 	@echo "make test      lint, types and tests"
 	@echo "make lint      ruff and mypy alone"
 	@echo "make bench     measure the figures of docs/benchmarks.md that need no training; PERCEPTKD_REAL_DATA names the clouds"
-	@echo "make docs      write docs/benchmarks.md from benchmarks/results"
+	@echo "make docs      write docs/benchmarks.md and docs/zoo.md from benchmarks/results"
 	@echo "make clean     remove what the targets made, except .venv"
 	@echo "DEVICE=cuda moves demo and test to a GPU; PYTHON=/path/to/python3.12 chooses the Python of .venv"
 

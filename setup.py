@@ -25,16 +25,14 @@ REQUIRES = [
     "torch>=2.4",
     "tqdm",
 ]
-SEG = ["ftfy", "onedl-mmsegmentation==1.3.0", "regex"]  # it imports the two without asking for them
 EXTRAS = {
-    "seg": SEG,
+    "seg": ["ftfy", "onedl-mmsegmentation==1.3.0", "regex"],  # it imports the two without asking for them
     "ovd": ["transformers", "open_clip_torch"],
     "deploy": ["onnx", "onnxruntime", "onnxscript"],
     "eval": ["hotcoco"],
     "cu126": ["spconv-cu126==2.3.8"],
     "tracking": ["tensorboard", "wandb"],
     "dev": [
-        *SEG,
         "build",
         "hypothesis",
         "mypy",

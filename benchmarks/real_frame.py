@@ -37,7 +37,8 @@ def loss_rows(run: dict[str, Any]) -> list[Row]:
     for name in names:
         first, last = (fmean(record[name] for record in part) for part in (records[:2], records[-2:]))
         note = f"{first:.3g} to {last:.3g}"
-        share = round(last / first, 3) if first else None  # a task without a box in the frame has nothing to lose
+        # a task without a box in the frame has nothing to lose, but a loss must not come out of nothing
+        share = round(last / first, 3) if first else None if last == 0 else float("inf")
         rows.append(single_row(f"{name}, last / first", share, unit="", target=FALLEN, note=note))
     return rows
 

@@ -102,13 +102,13 @@ def rows_section(path: Path) -> str:
 def render() -> dict[Path, str]:
     """The pages."""
     comparisons = [compare_section(path) for path in sorted((RESULTS / "compare").glob("*.json"))]
-    benchmarks = [rows_section(path) for path in sorted(RESULTS.glob("*.json")) if path not in ZOO.values()]
+    benchmarks = [rows_section(path) for path in sorted(RESULTS.glob("*.json")) if not path.name.startswith("zoo")]
     zoo = {name: json.loads(path.read_text()) if path.exists() else None for name, path in ZOO.items()}
     sources = "\n".join(source(result) for result in zoo.values() if result)
-    return {
-        ROOT / "docs" / "benchmarks.md": "\n".join([HEAD, *comparisons, *benchmarks]),
-        ROOT / "docs" / "zoo.md": zoo_page(zoo["own"], zoo["compiled"], sources),
-    }
+    pages = {ROOT / "docs" / "benchmarks.md": "\n".join([HEAD, *comparisons, *benchmarks])}
+    if zoo["own"]:
+        pages[ROOT / "docs" / "zoo.md"] = zoo_page(zoo["own"], zoo["compiled"], sources)
+    return pages
 
 
 def main() -> None:
