@@ -89,11 +89,50 @@ def sample_points_on_any_device(wrapper: ModuleType) -> Iterator[None]:
     wrapper.FurthestPointSampling.forward = staticmethod(forward)
 
 
+@contextmanager
+def voxelize_for_minkunet_on_any_device(data_preprocessor: ModuleType) -> Iterator[None]:
+    """Without it: MinkUNet ends in ``AssertionError: Torch not compiled with CUDA enabled`` on a machine without CUDA.
+
+    mmdet3d sends the voxels' indices to the current CUDA device, wherever the points lie.
+    """
+    import torch
+    from torch.nn.functional import pad
+
+    yield
+    preprocessor = data_preprocessor.Det3DDataPreprocessor
+    voxelize = preprocessor.voxelize
+
+    def voxelize_anywhere(self: Any, points: list[torch.Tensor], data_samples: list[Any]) -> dict[str, torch.Tensor]:
+        if self.voxel_type != "minkunet":
+            return voxelize(self, points, data_samples)
+        voxels, cells = [], []
+        for index, (rows, sample) in enumerate(zip(points, data_samples, strict=True)):
+            cell = torch.round(rows[:, :3] / rows.new_tensor(self.voxel_layer.voxel_size)).int()
+            cell -= cell.amin(0)
+            chosen, voxel_of_point = self.sparse_quantize(cell.cpu().numpy(), return_index=True, return_inverse=True)
+            if self.training and self.max_voxels is not None and len(chosen) > self.max_voxels:
+                chosen = chosen[torch.randperm(len(chosen))[: self.max_voxels].numpy()]
+            picked = torch.from_numpy(chosen).to(rows.device)
+            labels = sample.gt_pts_seg
+            if hasattr(labels, "pts_semantic_mask"):
+                labels.voxel_semantic_mask = labels.pts_semantic_mask[picked]
+            place = (1, 0) if self.batch_first else (0, 1)
+            batch_cell = pad(cell[picked], place, value=index)
+            sample.batch_idx = batch_cell[:, 0 if self.batch_first else -1]
+            sample.point2voxel_map = torch.from_numpy(voxel_of_point).to(rows.device).long()
+            voxels.append(rows[picked])
+            cells.append(batch_cell)
+        return {"voxels": torch.cat(voxels), "coors": torch.cat(cells)}
+
+    preprocessor.voxelize = torch.no_grad()(voxelize_anywhere)
+
+
 PATCHES: dict[str, Patch] = {
     "mmcv.ops.furthest_point_sample": sample_points_on_any_device,
     "mmdet3d": relax_version_assertions,
     "mmdet3d.models.layers.spconv": register_sparse_convolution,
     "mmdet3d.datasets.transforms.dbsampler": restore_numpy_long,
+    "mmdet3d.models.data_preprocessors.data_preprocessor": voxelize_for_minkunet_on_any_device,
 }
 
 

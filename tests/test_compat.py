@@ -122,3 +122,37 @@ def test_ground_truth_sampling_works(tmp_path: Path) -> None:
     sampled = sampler.sample_all(np.zeros((0, 7), np.float32), np.zeros(0, np.int64))
     assert sampled["gt_labels_3d"].tolist() == [0]
     assert len(sampled["points"]) == 7
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_voxels_of_minkunet_need_no_cuda(batch_first: bool) -> None:
+    """The first point of each occupied cell, and for each point the voxel that stands for it."""
+    import torch
+    from mmdet3d.models.data_preprocessors import Det3DDataPreprocessor
+    from mmdet3d.structures import Det3DDataSample, PointData
+    from mmengine.registry import init_default_scope
+
+    init_default_scope("mmdet3d")
+    preprocessor = Det3DDataPreprocessor(
+        voxel=True,
+        voxel_type="minkunet",
+        batch_first=batch_first,
+        voxel_layer={
+            "max_num_points": -1,
+            "point_cloud_range": [0, 0, 0, 9, 9, 9],
+            "voxel_size": [0.5, 0.5, 0.5],
+            "max_voxels": (-1, -1),
+        },
+    )
+    points = [torch.tensor([[1.0, 1, 1, 7], [1.1, 1, 1, 8], [3, 1, 1, 9]]), torch.tensor([[4.0, 4, 4, 5]])]
+    samples = [Det3DDataSample(gt_pts_seg=PointData()) for _ in points]
+    samples[0].gt_pts_seg.pts_semantic_mask = torch.tensor([2, 3, 4])
+    samples[1].gt_pts_seg.pts_semantic_mask = torch.tensor([1])
+    found = preprocessor.voxelize(points, samples)
+    assert found["voxels"].tolist() == [[1, 1, 1, 7], [3, 1, 1, 9], [4, 4, 4, 5]]
+    cells = [[0, 0, 0], [4, 0, 0], [0, 0, 0]]
+    batch = [0, 0, 1]
+    assert found["coors"].tolist() == [[b, *c] if batch_first else [*c, b] for b, c in zip(batch, cells)]
+    assert samples[0].point2voxel_map.tolist() == [0, 0, 1]
+    assert samples[0].gt_pts_seg.voxel_semantic_mask.tolist() == [2, 4]
+    assert samples[1].batch_idx.tolist() == [1]
