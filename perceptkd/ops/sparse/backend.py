@@ -7,18 +7,18 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from perceptkd.ops.sparse import torch_backend, triton_backend
+from perceptkd.ops.sparse import spconv_backend, torch_backend, triton_backend
 from perceptkd.ops.sparse.kernel_map import KernelMap
 from perceptkd.ops.triton_kernels import chosen_kernels
 
 VARIABLE = "PERCEPTKD_SPARSE"
-BACKENDS = {"torch": torch_backend.convolve, "triton": triton_backend.convolve}
+BACKENDS = {"torch": torch_backend.convolve, "triton": triton_backend.convolve, "spconv": spconv_backend.convolve}
 
 
 def chosen_backend(device: str) -> str:
-    """The backend for a kind of device, by ``PERCEPTKD_SPARSE``: ``torch``, ``triton``, or ``auto`` (the default).
+    """The backend for a kind of device, by ``PERCEPTKD_SPARSE``: ``torch``, ``triton``, ``spconv``, or ``auto``.
 
-    ``auto`` is what :func:`perceptkd.ops.triton_kernels.chosen_kernels` says on CUDA, and ``torch`` elsewhere.
+    ``auto``, the default, is ``torch``, but on CUDA what :func:`perceptkd.ops.triton_kernels.chosen_kernels` says.
 
     >>> chosen_backend("cpu")
     'torch'

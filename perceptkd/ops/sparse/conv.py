@@ -12,13 +12,17 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from perceptkd.ops.sparse.backend import sparse_convolution
-from perceptkd.ops.sparse.kernel_map import Geometry, Kind, build_kernel_map
+from perceptkd.ops.sparse.kernel_map import Geometry, KernelMap, Kind, build_kernel_map
 from perceptkd.ops.sparse.modules import SparseModule
+from perceptkd.ops.sparse.sites import Sites
 from perceptkd.ops.sparse.tensor import RecordedMap, SparseTensor
 
 Sizes = int | Sequence[int]
+#: The map to run, the sites it leads to, and the maps by indice key that are known from there on.
+Route = tuple[KernelMap, Sites, dict[str, RecordedMap]]
 KRSC_VERSION = 2
 
 
@@ -28,6 +32,25 @@ def expand_sizes(sizes: Sizes, ndim: int, name: str) -> tuple[int, ...]:
     if len(expanded) != ndim or min(expanded) < (0 if "padding" in name else 1):
         raise ValueError(f"{name} must be one integer or {ndim} of them, in range; got {sizes}")
     return expanded
+
+
+def _fold(norm: _BatchNorm, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Batch norm in eval mode as one factor and one summand per channel; the summand holds the layer's bias too."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale if bias is None else (bias - norm.running_mean) * scale
+    return scale, shift if norm.bias is None else shift + norm.bias
+
+
+def _scale(matrices: Tensor, scale: Tensor | None) -> Tensor:
+    return matrices if scale is None else (matrices * scale).to(matrices.dtype)
+
+
+def _add_bias(features: Tensor, bias: Tensor | None) -> Tensor:
+    return features if bias is None else features + bias.to(features.dtype)
 
 
 class SparseConvolution(SparseModule):
@@ -45,6 +68,7 @@ class SparseConvolution(SparseModule):
 
     ndim: ClassVar[int]
     kind: ClassVar[Kind]
+    folds_norm = True
     _version = KRSC_VERSION
 
     def __init__(
@@ -102,16 +126,30 @@ class SparseConvolution(SparseModule):
         geometry = self.geometry
         return geometry.volume == 1 and max(geometry.stride) == 1 and max(geometry.padding) == 0
 
-    def forward(self, tensor: SparseTensor) -> SparseTensor:
-        """Sparse tensor to sparse tensor; the output of a layer that is not submanifold is sorted by cell."""
+    @torch.compiler.disable(reason="the kernel map depends on the data")
+    def forward(self, tensor: SparseTensor, norm: _BatchNorm | None = None) -> SparseTensor:
+        """Sparse tensor to sparse tensor; the output of a layer that is not submanifold is sorted by cell.
+
+        ``torch.compile`` leaves this out: one break of the graph per layer.
+
+        Args:
+            tensor: the input.
+            norm: batch norm behind this layer, in eval mode; its scale goes into the weights, its shift into the bias.
+        """
         self._check_input(tensor)
+        scale, shift = (None, self.bias) if norm is None else _fold(norm, self.bias)
         if self.is_pointwise:
-            matrix = self.weight.view(self.in_channels, self.out_channels)
-            return tensor.replace_feature(self._add_bias(tensor.features @ matrix))
+            features = tensor.features @ _scale(self.weight.view(self.in_channels, self.out_channels), scale)
+            return tensor.replace_feature(_add_bias(features, shift))
+        kernel_map, target, maps = self._find_route(tensor)
+        matrices = self.weight.flatten(1, -2).permute(1, 2, 0)[: len(kernel_map.pairs)]
+        features = sparse_convolution(tensor.features, _scale(matrices, scale), kernel_map)
+        return SparseTensor.on_sites(_add_bias(features, shift), target, maps)
+
+    def _find_route(self, tensor: SparseTensor) -> Route:
         record = self._find_map(tensor)
-        features = sparse_convolution(tensor.features, self._kernel_matrices(record), record.kernel_map)
         maps = tensor.maps if self.indice_key is None else {**tensor.maps, self.indice_key: record}
-        return SparseTensor.on_sites(self._add_bias(features), record.target, maps)
+        return record.kernel_map, record.target, maps
 
     def _check_input(self, tensor: SparseTensor) -> None:
         if not isinstance(tensor, SparseTensor):
@@ -135,13 +173,6 @@ class SparseConvolution(SparseModule):
     def _shares(self, recorded: RecordedMap, tensor: SparseTensor) -> bool:
         """Whether a map recorded for another geometry serves all the same."""
         return False
-
-    def _kernel_matrices(self, record: RecordedMap) -> Tensor:
-        """The weight as [K, C_in, C_out] for the K cells of a map."""
-        return self.weight.flatten(1, -2).permute(1, 2, 0)
-
-    def _add_bias(self, features: Tensor) -> Tensor:
-        return features if self.bias is None else features + self.bias.to(features.dtype)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
@@ -175,9 +206,8 @@ class SparseInverseConvolution(SparseConvolution):
             raise ValueError(f"{type(self).__name__} needs the indice_key of the layer that it inverts")
         super().__init__(in_channels, out_channels, kernel_size, bias=bias, indice_key=indice_key)
 
-    def forward(self, tensor: SparseTensor) -> SparseTensor:
+    def _find_route(self, tensor: SparseTensor) -> Route:
         """Coarse to fine, on the recorded layer's input sites."""
-        self._check_input(tensor)
         record = tensor.maps.get(self.indice_key or "")
         if record is None:
             known = ", ".join(sorted(tensor.maps)) or "none"
@@ -188,8 +218,7 @@ class SparseInverseConvolution(SparseConvolution):
             raise ValueError(f"kernel_size {self.kernel_size} must equal the inverted layer's, {record.geometry}")
         if record.target is not tensor.sites:
             raise ValueError(f"the input does not lie on the output sites of the layer of {self.indice_key!r}")
-        features = sparse_convolution(tensor.features, self._kernel_matrices(record), record.kernel_map.flipped())
-        return SparseTensor.on_sites(self._add_bias(features), record.source, tensor.maps)
+        return record.kernel_map.flipped(), record.source, tensor.maps
 
 
 class SubMConv2d(SparseConvolution):
@@ -215,9 +244,6 @@ class KeyedSubMConv3d(SubMConv3d):
     def _shares(self, recorded: RecordedMap, tensor: SparseTensor) -> bool:
         is_same_kind = recorded.geometry.kind == self.kind and recorded.source is tensor.sites
         return is_same_kind and math.prod(recorded.geometry.kernel_size) <= math.prod(self.kernel_size)
-
-    def _kernel_matrices(self, record: RecordedMap) -> Tensor:
-        return super()._kernel_matrices(record)[: math.prod(record.geometry.kernel_size)]
 
 
 class SparseConv2d(SparseConvolution):

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,11 +14,16 @@ from perceptkd.ops.sparse.tensor import SparseTensor
 class SparseModule(nn.Module):
     """Base of the modules that take a :class:`SparseTensor`; others inside a sequence get its features."""
 
+    #: Whether ``forward`` takes a batch norm in eval mode to compute as part of itself.
+    folds_norm: ClassVar[bool] = False
+
 
 class SparseSequential(SparseModule):
     """Runs modules in order: sparse ones on the tensor, dense ones (norm, activation, linear) on its features [N, C].
 
-    Takes modules, ordered dicts of them, or modules by keyword, as spconv's class of the same name.
+    Takes modules, ordered dicts of them, or modules by keyword, as spconv's class of the same name. In eval mode a
+    convolution, the batch norm behind it and the ReLU behind that run as one, unless a hook (a tap) asks for what is
+    between them.
 
     >>> import torch
     >>> layers = SparseSequential(nn.Linear(4, 2), nn.ReLU())
@@ -54,12 +60,31 @@ class SparseSequential(SparseModule):
 
     def forward(self, value: SparseTensor | Tensor) -> SparseTensor | Tensor:
         """Value to value; a sparse tensor stays sparse unless a module makes it dense."""
-        for module in self:
-            if isinstance(module, SparseModule) or not isinstance(value, SparseTensor):
+        modules = list(self)
+        while modules:
+            module = modules.pop(0)
+            if isinstance(value, SparseTensor) and modules and _is_foldable(module, modules[0]):
+                folded: SparseTensor = module(value, norm=modules.pop(0))
+                if modules and type(modules[0]) is nn.ReLU and not _has_hooks(modules[0]):
+                    modules.pop(0)
+                    folded.features.relu_()
+                value = folded
+            elif isinstance(module, SparseModule) or not isinstance(value, SparseTensor):
                 value = module(value)
             else:
                 value = value.replace_feature(_apply_dense(module, value.features))
         return value
+
+
+def _is_foldable(module: nn.Module, norm: nn.Module) -> bool:
+    """Whether the two give the same as one layer, and nobody looks at what is between them."""
+    is_fixed = isinstance(norm, _BatchNorm) and not norm.training and norm.running_mean is not None
+    return is_fixed and isinstance(module, SparseModule) and module.folds_norm and not _has_hooks(module, norm)
+
+
+def _has_hooks(*modules: nn.Module) -> bool:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for module in modules for kind in kinds)
 
 
 class ToDense(SparseModule):

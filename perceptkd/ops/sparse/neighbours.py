@@ -35,6 +35,18 @@ class NeighbourTable:
             pattern |= (self.rows[cell] >= 0).long() << cell
         return torch.argsort(pattern, stable=True).int()
 
+    @cached_property
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """The same as lists: int32 [2, K, P] of source and target rows, filled up with -1, and int32 [K] lengths."""
+        is_pair = self.rows >= 0
+        counts = is_pair.sum(1)
+        cells, targets = is_pair.nonzero(as_tuple=True)
+        places = torch.arange(len(cells), device=cells.device) - (counts.cumsum(0) - counts)[cells]
+        lists = self.rows.new_full((2, len(counts), int(counts.max())), -1)
+        lists[0, cells, places] = self.rows[cells, targets]
+        lists[1, cells, places] = targets.int()
+        return lists, counts.int()
+
 
 def build_table(
     pairs: Sequence[Pairs], num_targets: int, *, source_order: Order | None, target_order: Order | None

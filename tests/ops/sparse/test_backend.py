@@ -15,6 +15,7 @@ from perceptkd.ops.sparse.backend import VARIABLE
         ("auto", "off", "cuda", "torch"),
         ("torch", "on", "cuda", "torch"),
         ("triton", "off", "cuda", "triton"),
+        ("spconv", "on", "cuda", "spconv"),
     ],
 )
 def test_the_device_and_the_variables_choose(value, kernels, device, expected, monkeypatch) -> None:
@@ -48,7 +49,7 @@ def test_the_choice_is_printed_once_where_runs_log(monkeypatch, make_tensor) -> 
     assert printed == [("sparse convolution on cpu: torch (PERCEPTKD_SPARSE=auto)", "current")]
 
 
-@pytest.mark.parametrize("value", ["spconv", "fast"])
+@pytest.mark.parametrize("value", ["mmcv", "fast"])
 def test_others_are_refused_by_name_when_a_layer_runs(value, monkeypatch, make_tensor) -> None:
     monkeypatch.setenv(VARIABLE, value)
     with pytest.raises(ValueError, match=f"PERCEPTKD_SPARSE={value} does not exist; set it to auto or one of"):

@@ -36,3 +36,11 @@ def test_rows_of_one_pattern_lie_beside_each_other() -> None:
     rows = torch.tensor([[3, -1, 0, -1, 1], [-1, 2, -1, 0, 4]], dtype=torch.int32)
     assert NeighbourTable(rows).order.tolist() == [0, 2, 1, 3, 4]
     assert NeighbourTable(rows.new_full((63, 4), -1)).order.tolist() == [0, 1, 2, 3]
+
+
+def test_pairs_are_the_same_as_lists() -> None:
+    rows = torch.tensor([[3, -1, 0, -1], [-1, -1, -1, -1], [-1, 2, -1, 0]], dtype=torch.int32)
+    pairs, counts = NeighbourTable(rows).pairs
+    assert counts.tolist() == [2, 0, 2]
+    assert pairs.tolist() == [[[3, 0], [-1, -1], [2, 0]], [[0, 2], [-1, -1], [1, 3]]]
+    assert pairs.dtype == counts.dtype == torch.int32
