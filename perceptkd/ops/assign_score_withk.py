@@ -1,6 +1,7 @@
 """Assembles neighbour features with scores over a bank of weight matrices (Xu et al., PAConv, 2021, appendix D)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from perceptkd.ops.bilinear import weighted_rows
@@ -32,6 +33,8 @@ def assign_score_withk(scores: Tensor, points: Tensor, centres: Tensor, neighbou
     weights = torch.where((is_point & is_point[..., :1])[..., None], scores, 0).flatten(0, 2)
     first = count * torch.arange(len(scores), device=scores.device)[:, None, None]
     chosen = torch.where(is_point, neighbours + first, 0)
+    if count == 0:  # every neighbour lies outside; they read a point of zeros
+        points, centres = (F.pad(part, (0, 0, 0, 0, 0, 1)) for part in (points, centres))
 
     dtype = torch.promote_types(points.dtype, torch.float32)
 

@@ -25,13 +25,16 @@ def bbox_overlaps(
         offset: added to every width and height (1 for boxes in inclusive pixel coordinates).
 
     Returns:
-        [M, N], or [M] when ``is_aligned``. Two boxes without area have overlap 0.
+        [M, N], or [M] when ``is_aligned``, computed in float32 or better; differentiable in both. Two boxes without
+        area have overlap 0.
 
     >>> bbox_overlaps(torch.tensor([[0., 0, 2, 2]]), torch.tensor([[0., 0, 1, 2], [5, 5, 6, 6]]))
     tensor([[0.5000, 0.0000]])
     """
     check_mode(mode)
     check_pairs(boxes1, boxes2, 4, is_aligned=is_aligned)
+    dtype = torch.promote_types(boxes1.dtype, boxes2.dtype)
+    boxes1, boxes2 = (boxes.to(torch.promote_types(dtype, torch.float32)) for boxes in (boxes1, boxes2))
     if not is_aligned:
         boxes1, boxes2 = boxes1[:, None], boxes2[None]
     low = torch.maximum(boxes1[..., :2], boxes2[..., :2])
@@ -40,7 +43,7 @@ def bbox_overlaps(
     base = (boxes1[..., 2:] - boxes1[..., :2] + offset).prod(-1)
     if mode == "iou":
         base = base + (boxes2[..., 2:] - boxes2[..., :2] + offset).prod(-1) - intersection
-    return torch.where(base > 0, intersection / base.clamp(min=torch.finfo(base.dtype).tiny), 0)
+    return torch.where(base > 0, intersection / base.clamp(min=torch.finfo(base.dtype).tiny), 0).to(dtype)
 
 
 def check_mode(mode: Mode) -> None:

@@ -32,7 +32,7 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, *, mode: Mode = "iou", is_al
         is_aligned: compare row with row instead of all with all.
 
     Returns:
-        [M, N], or [M] when ``is_aligned``; 0 where a box has no area.
+        [M, N], or [M] when ``is_aligned``, computed in float32 or better, without gradient; 0 where a box has no area.
 
     >>> square = torch.tensor([[0.0, 0.0, 2.0, 2.0, 0.0]])
     >>> turned = torch.tensor([[0.0, 0.0, 2.0, 2.0, torch.pi / 2], [1.0, 0.0, 2.0, 2.0, 0.0]])
@@ -40,9 +40,12 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, *, mode: Mode = "iou", is_al
     tensor([[1.0000, 0.3333]])
     """
     check_mode(mode)
-    intersection = rotated_intersection(boxes1, boxes2, is_aligned=is_aligned)
-    area1, area2 = boxes1[:, 2] * boxes1[:, 3], boxes2[:, 2] * boxes2[:, 3]
-    return overlap_of_areas(intersection, area1, area2, mode=mode, is_aligned=is_aligned)
+    check_pairs(boxes1, boxes2, 5, is_aligned=is_aligned)
+    dtype = torch.promote_types(boxes1.dtype, boxes2.dtype)
+    first, second = (boxes.detach().to(torch.promote_types(dtype, torch.float32)) for boxes in (boxes1, boxes2))
+    intersection = rotated_intersection(first, second, is_aligned=is_aligned)
+    area1, area2 = first[:, 2] * first[:, 3], second[:, 2] * second[:, 3]
+    return overlap_of_areas(intersection, area1, area2, mode=mode, is_aligned=is_aligned).to(dtype)
 
 
 def rotated_intersection(boxes1: Tensor, boxes2: Tensor, *, is_aligned: bool = False) -> Tensor:

@@ -21,7 +21,8 @@ def dynamic_scatter(points: Tensor, coordinates: Tensor, reduction: Reduction = 
         reduction: 'mean', 'max' or 'sum'. The gradient of 'max' goes to the first point that holds the maximum.
 
     Returns:
-        features [M, C] and coordinates [M, D] of the voxels, sorted by coordinate.
+        features [M, C] in the dtype of ``points``, summed in float32 or better, and coordinates [M, D] of the voxels,
+        sorted by coordinate.
 
     >>> features = torch.tensor([[1.0], [3.0], [5.0]])
     >>> voxels = torch.tensor([[0, 1], [0, 1], [0, 0]])
@@ -62,9 +63,10 @@ def scatter_forward(points: Tensor, coordinates: Tensor, reduction: Reduction) -
     if reduction == "max":
         features = _group_maxima(points, groups)
     else:
-        features = _group_sums(points, groups)
+        features = _group_sums(points.to(torch.promote_types(points.dtype, torch.float32)), groups)
         if reduction == "mean":
-            features /= groups.counts[:, None].to(features.dtype)
+            features /= groups.counts[:, None]
+        features = features.to(points.dtype)
     return features, voxels, groups.index, groups.counts
 
 
@@ -79,7 +81,8 @@ def scatter_backward(
         first = _first_maximum(points[rows], features, voxel)
         grad_points[rows] = torch.where(first, grad_features[voxel], 0)
     elif reduction == "mean":
-        grad_points[rows] = (grad_features / counts[:, None].to(grad_features.dtype))[voxel]
+        wide = grad_features.to(torch.promote_types(grad_features.dtype, torch.float32))
+        grad_points[rows] = (wide / counts[:, None]).to(grad_points.dtype)[voxel]
     else:
         grad_points[rows] = grad_features[voxel]
     return grad_points

@@ -23,14 +23,14 @@ def sigmoid_focal_loss(
         weight: optional [K] factor by target class; background rows keep factor 1.
 
     Returns:
-        [N, K].
+        [N, K] in the dtype of ``logits``, computed in float32 or better. Differentiable by ``logits``.
 
     >>> sigmoid_focal_loss(torch.zeros(1, 1), torch.tensor([0]), gamma=0.0, alpha=1.0)
     tensor([[0.6931]])
     """
     positive, factor = _targets(logits, target, alpha, weight)
-    signed = torch.where(positive, logits, -logits)
-    return -factor * torch.sigmoid(-signed) ** gamma * F.logsigmoid(signed)
+    signed = torch.where(positive, logits, -logits).to(factor.dtype)
+    return (-factor * torch.sigmoid(-signed) ** gamma * F.logsigmoid(signed)).to(logits.dtype)
 
 
 def sigmoid_focal_loss_gradient(
@@ -38,10 +38,10 @@ def sigmoid_focal_loss_gradient(
 ) -> Tensor:
     """Derivative of each element of :func:`sigmoid_focal_loss` by its logit, [N, K]."""
     positive, factor = _targets(logits, target, alpha, weight)
-    sign = torch.where(positive, 1.0, -1.0).to(logits.dtype)
+    sign = torch.where(positive, 1.0, -1.0).to(factor.dtype)
     p_t = torch.sigmoid(sign * logits)
     slope = gamma * p_t * F.logsigmoid(sign * logits) - torch.sigmoid(-sign * logits)
-    return factor * sign * (1 - p_t) ** gamma * slope
+    return (factor * sign * (1 - p_t) ** gamma * slope).to(logits.dtype)
 
 
 def _targets(logits: Tensor, target: Tensor, alpha: float, weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -50,8 +50,9 @@ def _targets(logits: Tensor, target: Tensor, alpha: float, weight: Tensor | None
     check_vector("target", target, len(logits))
     classes = logits.shape[1]
     positive = target[:, None] == torch.arange(classes, device=logits.device)
-    factor = torch.where(positive, alpha, 1.0 - alpha).to(logits.dtype)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    factor = torch.where(positive, alpha, 1.0 - alpha).to(dtype)
     if weight is not None:
         check_vector("weight", weight, classes)
-        factor = factor * torch.cat((weight, weight.new_ones(1)))[target][:, None].to(logits.dtype)
+        factor = factor * torch.cat((weight, weight.new_ones(1)))[target][:, None].to(dtype)
     return positive, factor

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from perceptkd.ops.box_iou_rotated import rotated_intersection
 from perceptkd.ops.checks import check_rows
-from perceptkd.ops.nms import nms, nms_rotated
+from perceptkd.ops.nms import as_floats, nms, nms_rotated
 
 
 def boxes_overlap_bev(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def nms3d(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
 def nms3d_normal(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """NMS by the IoU of the footprints with every heading set to 0; returns kept indices int64 [K] by falling score."""
-    footprint = bev_boxes("boxes", boxes)
+    footprint = as_floats(bev_boxes("boxes", boxes))
     centre, half_size = footprint[:, :2], footprint[:, 2:4] / 2
     return nms(torch.cat((centre - half_size, centre + half_size), dim=1), scores, iou_threshold)
 

@@ -41,7 +41,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, offset: int = 0)
     """
     check_rows("boxes", boxes, 4)
     order = order_by_score(boxes, scores)
-    ordered = boxes.detach()[order]
+    ordered = as_floats(boxes)[order]
     if boxes.device.type == "cpu":
         corners = np.ascontiguousarray(ordered.double().numpy())
         return order[torch.from_numpy(_greedy_aligned(corners, float(iou_threshold), float(offset)))]
@@ -69,7 +69,7 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float, *, labels: 
     if labels is None:
         labels = torch.zeros_like(scores)
     check_vector("labels", labels, len(boxes))
-    ordered, ordered_labels = boxes.detach()[order], labels[order]
+    ordered, ordered_labels = as_floats(boxes)[order], labels[order]
     if boxes.device.type == "cpu":
         kept = greedy_rotated(prepare_boxes(ordered), ordered_labels.double().numpy(), float(iou_threshold))
         return order[torch.from_numpy(kept)]
@@ -100,19 +100,19 @@ def soft_nms(
         offset: added to every width and height.
 
     Returns:
-        indices int64 [K] in the order of selection, and the lowered scores [K].
+        indices int64 [K] in the order of selection, and the lowered scores [K], without gradient.
     """
     check_rows("boxes", boxes, 4)
     check_vector("scores", scores, len(boxes))
     check_same_device(boxes=boxes, scores=scores)
     left = torch.arange(len(boxes), device=boxes.device)
-    current = scores.detach().clone()
+    corners, current = as_floats(boxes), as_floats(scores).clone()
     chosen: list[Tensor] = []
     while len(left):
         best = left[current[left].argmax()]
         chosen.append(best)
         left = left[left != best]
-        overlap = bbox_overlaps(boxes[best][None], boxes[left], offset=offset)[0]
+        overlap = bbox_overlaps(corners[best][None], corners[left], offset=offset)[0]
         if method == "gaussian":
             factor = torch.exp(-(overlap**2) / sigma)
         else:
@@ -120,7 +120,7 @@ def soft_nms(
         current[left] *= factor.to(current.dtype)
         left = left[current[left] >= min_score]
     indices = torch.stack(chosen) if chosen else left
-    return indices, current[indices]
+    return indices, current[indices].to(scores.dtype)
 
 
 def suppresses_own_label(
@@ -159,6 +159,11 @@ def greedy_keep(suppresses: Suppresses, count: int, device: torch.device) -> Ten
             keep = updated
         kept = torch.cat((kept, block[keep]))
     return kept
+
+
+def as_floats(tensor: Tensor) -> Tensor:
+    """Without gradient and in float32 or better, so that overlaps meet their threshold before they are rounded."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def order_by_score(boxes: Tensor, scores: Tensor) -> Tensor:

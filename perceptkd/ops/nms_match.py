@@ -5,7 +5,7 @@ from torch import Tensor
 
 from perceptkd.ops.bbox_overlaps import bbox_overlaps
 from perceptkd.ops.checks import check_rows
-from perceptkd.ops.nms import greedy_keep, order_by_score
+from perceptkd.ops.nms import as_floats, greedy_keep, order_by_score
 
 #: Overlaps that are computed at once.
 _PAIRS = 2**22
@@ -30,7 +30,7 @@ def nms_match(boxes: Tensor, scores: Tensor, iou_threshold: float) -> list[Tenso
     """
     check_rows("boxes", boxes, 4)
     order = order_by_score(boxes, scores)
-    ordered = boxes.detach()[order]
+    ordered = as_floats(boxes)[order]
 
     def suppresses(rows: Tensor, columns: Tensor) -> Tensor:
         return bbox_overlaps(ordered[rows], ordered[columns]) >= iou_threshold

@@ -42,10 +42,21 @@ def test_neighbours_of_a_centre_outside_give_nothing() -> None:
     assert found[0, :, 2].all()
 
 
-def test_gradcheck() -> None:
-    *inputs, neighbours = random_case(torch.float64, "cpu")
+def test_gradcheck(device: str) -> None:
+    *inputs, neighbours = random_case(torch.float64, device)
     leaves = [value.detach().clone().requires_grad_() for value in inputs]
     assert torch.autograd.gradcheck(lambda *values: assign_score_withk(*values, neighbours), leaves)
+
+
+def test_without_points_every_neighbour_lies_outside(device: str) -> None:
+    scores, points, centres, neighbours = random_case(torch.float64, device)
+    leaves = [part.clone().requires_grad_() for part in (scores, points[:, :0], centres[:, :0])]
+    found = assign_score_withk(*leaves, neighbours)
+    assert found.shape == (BATCH, CHANNELS, CENTRES, NEIGHBOURS)
+    assert not found.any()
+    gradients = torch.autograd.grad(found.sum(), leaves)
+    assert [gradient.shape for gradient in gradients] == [leaf.shape for leaf in leaves]
+    assert not gradients[0].any()
 
 
 def test_mmcv_function_and_its_backward(device: str) -> None:

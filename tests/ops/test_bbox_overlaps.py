@@ -23,13 +23,21 @@ def overlap_by_definition(a: list[float], b: list[float], mode: str, offset: int
 
 @pytest.mark.parametrize("mode", ["iou", "iof"])
 @pytest.mark.parametrize("offset", [0, 1])
-def test_equals_the_definition(mode: str, offset: int) -> None:
+def test_equals_the_definition(device: str, mode: str, offset: int) -> None:
     boxes1, boxes2 = random_boxes(7), random_boxes(9)
     expected = [[overlap_by_definition(a, b, mode, offset) for b in boxes2.tolist()] for a in boxes1.tolist()]
+    boxes1, boxes2 = boxes1.to(device), boxes2.to(device)
     found = bbox_overlaps(boxes1, boxes2, mode=mode, offset=offset)
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(found.cpu(), torch.tensor(expected, dtype=torch.float64))
     aligned = bbox_overlaps(boxes1, boxes2[:7], mode=mode, offset=offset, is_aligned=True)
     torch.testing.assert_close(aligned, found[:, :7].diagonal())
+
+
+@pytest.mark.parametrize("mode", ["iou", "iof"])
+@pytest.mark.parametrize("is_aligned", [False, True])
+def test_gradcheck(device: str, mode: str, is_aligned: bool) -> None:
+    leaves = [random_boxes(6).to(device).requires_grad_() for _ in range(2)]
+    assert torch.autograd.gradcheck(lambda *boxes: bbox_overlaps(*boxes, mode=mode, is_aligned=is_aligned), leaves)
 
 
 def test_symmetric_and_between_0_and_1() -> None:
@@ -41,8 +49,20 @@ def test_symmetric_and_between_0_and_1() -> None:
 
 
 def test_boxes_without_area_overlap_nothing() -> None:
-    point = torch.tensor([[1.0, 1.0, 1.0, 1.0]])
-    assert bbox_overlaps(point, point).tolist() == [[0.0]]
+    point = torch.tensor([[1.0, 1.0, 1.0, 1.0]], requires_grad=True)
+    overlap = bbox_overlaps(point, point)
+    assert overlap.tolist() == [[0.0]]
+    assert torch.autograd.grad(overlap.sum(), point)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_compute_in_float32(device: str, dtype: torch.dtype) -> None:
+    """The area of these boxes, 300 x 300 pixels and more, is no float16."""
+    boxes = torch.cat((torch.zeros(5, 2), 300 + 40 * torch.rand(5, 2)), dim=1).to(device, dtype)
+    found = bbox_overlaps(boxes, boxes)
+    assert found.dtype == dtype
+    assert torch.equal(found, bbox_overlaps(boxes.float(), boxes.float()).to(dtype))
+    assert found.diagonal().tolist() == [1.0] * 5
 
 
 def test_mmcv_and_mmdet_agree() -> None:
@@ -55,7 +75,11 @@ def test_mmcv_and_mmdet_agree() -> None:
 
 
 def test_empty() -> None:
-    assert bbox_overlaps(torch.zeros(0, 4), torch.zeros(3, 4)).shape == (0, 3)
+    none, boxes = torch.zeros(0, 4, requires_grad=True), torch.zeros(3, 4)
+    assert bbox_overlaps(none, boxes).shape == (0, 3)
+    assert bbox_overlaps(boxes, none).shape == (3, 0)
+    assert bbox_overlaps(none, none, is_aligned=True).shape == (0,)
+    assert torch.autograd.grad(bbox_overlaps(none, boxes).sum(), none)[0].shape == (0, 4)
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -39,6 +39,18 @@ def test_gradients_to_depth_and_features() -> None:
     assert torch.autograd.gradcheck(lambda w, f: bev_pool(w, f, feature_index, cell_index, CELLS), (weights, features))
 
 
+def test_no_points_rows_or_cells() -> None:
+    nowhere = torch.zeros(0, dtype=torch.int64)
+    weights, features = torch.zeros(0, requires_grad=True), torch.ones(5, 3, requires_grad=True)
+    pooled = bev_pool(weights, features, nowhere, nowhere, CELLS)
+    assert pooled.tolist() == [[0.0] * 3] * CELLS
+    by_weights, by_features = torch.autograd.grad(pooled.sum(), (weights, features))
+    assert by_weights.shape == (0,)
+    assert not by_features.any()
+    assert bev_pool(weights, features[:0], nowhere, nowhere, CELLS).tolist() == [[0.0] * 3] * CELLS
+    assert bev_pool(weights, features, nowhere, nowhere, 0).shape == (0, 3)
+
+
 def test_points_outside_get_no_gradient() -> None:
     weights, features, feature_index, cell_index = random_case(30)
     weights.requires_grad_()
@@ -83,5 +95,11 @@ def test_wrong_arguments_are_named() -> None:
 
 @pytest.mark.gpu
 def test_cuda_equals_cpu() -> None:
-    case = random_case(1000)
-    torch.testing.assert_close(bev_pool(*(part.cuda() for part in case), CELLS).cpu(), bev_pool(*case, CELLS))
+    case, upstream = random_case(1000), torch.randn(CELLS, 3, dtype=torch.float64)
+    results = []
+    for device in ("cuda", "cpu"):
+        weights, features, *indices = (part.to(device) for part in case)
+        pooled = bev_pool(weights.requires_grad_(), features.requires_grad_(), *indices, CELLS)
+        gradients = torch.autograd.grad(pooled, (weights, features), upstream.to(device))
+        results.append([part.detach().cpu() for part in (pooled, *gradients)])
+    torch.testing.assert_close(*results)

@@ -126,7 +126,22 @@ def test_mmcv_wrapper() -> None:
     torch.testing.assert_close(aligned, box_iou_rotated(boxes1, boxes2[:4], mode="iof", is_aligned=True))
 
 
+def test_no_gradient_and_any_float_type(device: str) -> None:
+    """The area of a box of 300 by 300 is no float16."""
+    boxes = random_boxes(6) * torch.tensor([1.0, 1, 100, 100, 1])
+    boxes[0] = torch.tensor([0.0, 0, 300, 300, 0])
+    assert not box_iou_rotated(boxes.to(device).requires_grad_(), boxes.to(device).requires_grad_()).requires_grad
+    for dtype in (torch.float16, torch.bfloat16):
+        half = boxes.to(device, dtype)
+        for is_aligned in (False, True):
+            found = box_iou_rotated(half, half, is_aligned=is_aligned)
+            assert found.dtype == dtype
+            expected = box_iou_rotated(half.float(), half.float(), is_aligned=is_aligned)
+            torch.testing.assert_close(found, expected.to(dtype))
+
+
 def test_empty() -> None:
+    assert box_iou_rotated(torch.zeros(0, 5), torch.zeros(0, 5), is_aligned=True).shape == (0,)
     assert box_iou_rotated(torch.zeros(0, 5), torch.zeros(3, 5)).shape == (0, 3)
     assert box_iou_rotated(torch.zeros(3, 5), torch.zeros(0, 5)).shape == (3, 0)
 

@@ -26,8 +26,8 @@ def test_equals_a_loop(device: str, first: int, second: int, seed: int) -> None:
         assert (distances2, indices2) == nearest_by_definition(*clouds[::-1])
 
 
-def test_gradcheck() -> None:
-    sets = [torch.rand(2, count, 2, dtype=torch.float64, requires_grad=True) for count in (6, 4)]
+def test_gradcheck(device: str) -> None:
+    sets = [torch.rand(2, count, 2, dtype=torch.float64, device=device, requires_grad=True) for count in (6, 4)]
     assert torch.autograd.gradcheck(lambda *points: chamfer_distance(*points)[:2], sets)
 
 
@@ -52,7 +52,10 @@ def test_half_types_empty_input_and_wrong_arguments() -> None:
     assert torch.equal(found[0], expected[0].half())
     assert torch.equal(found[2], expected[2])
     assert chamfer_distance(torch.zeros(0, 3, 2), torch.zeros(0, 4, 2))[1].shape == (0, 4)
-    assert chamfer_distance(torch.zeros(2, 0, 2), torch.zeros(2, 0, 2))[0].shape == (2, 0)
+    none = torch.zeros(2, 0, 2, requires_grad=True)
+    distances = chamfer_distance(none, none)[0]
+    assert distances.shape == (2, 0)
+    assert torch.autograd.grad(distances.sum(), none)[0].shape == (2, 0, 2)
     with pytest.raises(ValueError, match=r"nearest in an empty set, got shape \(1, 4, 2\) .* and shape \(1, 0, 2\)"):
         chamfer_distance(torch.zeros(1, 4, 2), torch.zeros(1, 0, 2))
     with pytest.raises(ValueError, match=r"second must be .* \[1, M, 2\], got shape \(1, 4, 3\) and dtype float32"):

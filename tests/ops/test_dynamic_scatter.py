@@ -60,6 +60,30 @@ def test_points_outside_get_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_no_points_have_gradients(device: str, reduction: str) -> None:
+    points = torch.zeros(0, 3, device=device, requires_grad=True)
+    features, voxels = dynamic_scatter(points, torch.zeros(0, 4, dtype=torch.int64, device=device), reduction)
+    assert features.shape == (0, 3)
+    assert voxels.shape == (0, 4)
+    assert torch.autograd.grad(features.sum(), points)[0].shape == (0, 3)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_sum_in_float32(device: str, dtype: torch.dtype, reduction: str) -> None:
+    """The sum of 3000 values of about 100 is no float16, their mean is one."""
+    points = (100 + torch.rand(3000, 2, device=device)).to(dtype).requires_grad_()
+    coordinates = torch.zeros(3000, 3, dtype=torch.int64, device=device)
+    features, _ = dynamic_scatter(points, coordinates, reduction)
+    wide = points.detach().float().requires_grad_()
+    expected, _ = dynamic_scatter(wide, coordinates, reduction)
+    assert features.dtype == dtype
+    torch.testing.assert_close(features, expected.to(dtype))
+    (gradient,) = torch.autograd.grad(features.sum(), points)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), wide)[0].to(dtype))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_runs_repeat_exactly(device: str, reduction: str) -> None:
     """Thousands of float32 points in few voxels: sums in an order that varies would show."""
     points, coordinates = torch.randn(20_000, 8, device=device), torch.randint(0, 3, (20_000, 3), device=device)

@@ -29,9 +29,10 @@ def test_equals_the_formula(device: str) -> None:
 def test_gradient_is_autograds(device: str, gamma: float) -> None:
     logits = (torch.randn(8, 4, dtype=torch.float64, device=device) * 4).requires_grad_()
     target, weight = torch.randint(0, 5, (8,), device=device), torch.rand(4, dtype=torch.float64, device=device)
-    loss = sigmoid_focal_loss(logits, target, gamma=gamma, alpha=0.3, weight=weight)
-    (expected,) = torch.autograd.grad(loss.sum(), logits)
-    found = sigmoid_focal_loss_gradient(logits, target, gamma=gamma, alpha=0.3, weight=weight)
+    options = {"gamma": gamma, "alpha": 0.3, "weight": weight}
+    assert torch.autograd.gradcheck(lambda part: sigmoid_focal_loss(part, target, **options), logits)
+    (expected,) = torch.autograd.grad(sigmoid_focal_loss(logits, target, **options).sum(), logits)
+    found = sigmoid_focal_loss_gradient(logits, target, **options)
     torch.testing.assert_close(found, expected)
 
 
@@ -40,6 +41,16 @@ def test_extreme_logits_stay_finite() -> None:
     target = torch.tensor([0, 0])
     assert torch.isfinite(sigmoid_focal_loss(logits, target)).all()
     assert torch.isfinite(sigmoid_focal_loss_gradient(logits, target)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_compute_in_float32(device: str, dtype: torch.dtype) -> None:
+    logits, target = (torch.randn(200, 5, device=device) * 4).to(dtype), torch.randint(0, 6, (200,), device=device)
+    weight = torch.rand(5, device=device)
+    for function in (sigmoid_focal_loss, sigmoid_focal_loss_gradient):
+        found = function(logits, target, weight=weight)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, function(logits.float(), target, weight=weight).to(dtype))
 
 
 def test_class_weight_applies_by_target_and_spares_background() -> None:
@@ -76,7 +87,10 @@ def test_agrees_with_mmdets_own_form() -> None:
 
 
 def test_empty_and_wrong_arguments() -> None:
-    assert sigmoid_focal_loss(torch.zeros(0, 3), torch.zeros(0).long()).shape == (0, 3)
+    logits, target = torch.zeros(0, 3, requires_grad=True), torch.zeros(0).long()
+    loss = sigmoid_focal_loss(logits, target)
+    assert loss.shape == sigmoid_focal_loss_gradient(logits, target).shape == (0, 3)
+    assert torch.autograd.grad(loss.sum(), logits)[0].shape == (0, 3)
     with pytest.raises(ValueError, match=r"target must be a vector of 4 elements, got shape \(4, 3\) and dtype int64"):
         sigmoid_focal_loss(torch.zeros(4, 3), torch.zeros(4, 3).long())
     with pytest.raises(ValueError, match=r"weight must be a vector of 3 elements"):

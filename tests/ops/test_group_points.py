@@ -52,11 +52,12 @@ def test_stacked_group_equals_a_loop(device: str) -> None:
     assert stack_group_points(features, feature_counts, indices, index_counts).tolist() == expected
 
 
-def test_gradcheck() -> None:
-    features, indices = torch.rand(2, 3, 5, dtype=torch.float64, requires_grad=True), torch.randint(0, 5, (2, 4, 3))
+def test_gradcheck(device: str) -> None:
+    features = torch.rand(2, 3, 5, dtype=torch.float64, device=device, requires_grad=True)
+    indices = torch.randint(0, 5, (2, 4, 3), device=device)
     assert torch.autograd.gradcheck(lambda values: gather_points(values, indices[..., 0]), features)
     assert torch.autograd.gradcheck(lambda values: group_points(values, indices), features)
-    stacked, *rest = stacked_case(torch.float64, "cpu")
+    stacked, *rest = stacked_case(torch.float64, device)
     assert torch.autograd.gradcheck(lambda values: stack_group_points(values, *rest), stacked.requires_grad_())
 
 
@@ -133,6 +134,11 @@ def test_mmcv_query_and_group(device: str, max_radius: float | None) -> None:
 
 def test_empty_input() -> None:
     assert gather_points(torch.zeros(2, 3, 0), torch.zeros(2, 0).long()).shape == (2, 3, 0)
+    features = torch.zeros(2, 3, 5, requires_grad=True)
+    gathered = gather_points(features, torch.zeros(2, 0).long())
+    assert gathered.shape == (2, 3, 0)
+    assert not torch.autograd.grad(gathered.sum(), features)[0].any()
+    assert not gather_points_gradient(torch.zeros(2, 3, 0), torch.zeros(2, 0).long(), 5).any()
     assert group_points(torch.zeros(0, 3, 5), torch.zeros(0, 4, 2).long()).shape == (0, 3, 4, 2)
     none = torch.zeros(0, dtype=torch.int32)
     assert stack_group_points(torch.zeros(0, 3), none, torch.zeros(0, 2).int(), none).shape == (0, 3, 2)

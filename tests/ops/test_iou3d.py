@@ -78,8 +78,27 @@ def test_mmdet3d_nms_in_the_bev() -> None:
     assert rotated.max() <= 0.2 + 1e-5
 
 
+@pytest.mark.parametrize("suppress", [nms3d, nms3d_normal])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_are_suppressed_as_in_float32(device: str, suppress, dtype: torch.dtype) -> None:
+    boxes, scores = random_boxes(60).to(device, dtype), torch.rand(60, device=device)
+    boxes[:, :2] += 100  # corners beside these centres are no half types
+    for threshold in (0.1, 0.2, 0.4):
+        assert torch.equal(suppress(boxes, scores, threshold), suppress(boxes.float(), scores, threshold))
+
+
+def test_no_gradient_and_half_areas(device: str) -> None:
+    boxes = random_boxes(9).to(device)
+    assert not boxes_overlap_bev(boxes.requires_grad_(), boxes).requires_grad
+    half = boxes.detach().half()
+    found = boxes_overlap_bev(half, half)
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found, boxes_overlap_bev(half.float(), half.float()).half())
+
+
 def test_empty_and_wrong_arguments() -> None:
     assert nms3d(torch.zeros(0, 7), torch.zeros(0), 0.5).shape == (0,)
+    assert nms3d_normal(torch.zeros(0, 7), torch.zeros(0), 0.5).shape == (0,)
     assert boxes_overlap_bev(torch.zeros(0, 7), random_boxes(2)).shape == (0, 2)
     with pytest.raises(ValueError, match=r"boxes_a must be .* \[N, 7\], got shape \(2, 9\) and dtype float32"):
         boxes_overlap_bev(torch.zeros(2, 9), random_boxes(2))

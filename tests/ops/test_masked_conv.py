@@ -23,6 +23,17 @@ def test_columns_are_what_the_kernel_reads(device: str, kernel: tuple[int, int],
     assert torch.equal(found.cpu(), expected.flatten(0, 2))
 
 
+def test_columns_have_the_gradient_of_their_pixels(device: str) -> None:
+    features = torch.randn(1, 2, 3, 4, dtype=torch.float64, device=device, requires_grad=True)
+    rows, columns = torch.tensor([0, 2, 2], device=device), torch.tensor([3, 0, 0], device=device)
+
+    def gather(maps: torch.Tensor) -> torch.Tensor:
+        return masked_im2col(maps, rows, columns, kernel=(3, 3), padding=(1, 1))
+
+    assert torch.autograd.gradcheck(gather, features)
+    assert torch.equal(gather(features.half()), gather(features).half())
+
+
 @pytest.mark.parametrize("padding", [1, 0])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_mmcv_layer(device: str, share: float, padding: int) -> None:
@@ -54,8 +65,10 @@ def test_pixel_outside_the_image_is_an_error() -> None:
 
 def test_no_pixels(device: str) -> None:
     none = torch.zeros(0, dtype=torch.int64, device=device)
-    found = masked_im2col(torch.ones(1, 3, 2, 2, device=device), none, none, kernel=(3, 3), padding=(1, 1))
+    features = torch.ones(1, 3, 2, 2, device=device, requires_grad=True)
+    found = masked_im2col(features, none, none, kernel=(3, 3), padding=(1, 1))
     assert found.shape == (27, 0)
+    assert not torch.autograd.grad(found.sum(), features)[0].any()
     image = torch.ones(1, 3, 2, 2, device=device)
     masked_col2im(torch.zeros(3, 0, device=device), none, none, image)
     assert image.all()

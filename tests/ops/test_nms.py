@@ -130,6 +130,30 @@ def test_soft_nms_equals_a_loop(method: str) -> None:
     assert lowered.tolist() == pytest.approx([score for _, score in expected])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_compute_in_float32(device: str, dtype: torch.dtype) -> None:
+    """Boxes of some 300 pixels, whose areas are no float16."""
+    for suppress, columns in ((nms, 4), (nms_rotated, 5)):
+        boxes, scores = (part.to(device) for part in random_scene(200, columns))
+        boxes[:, :4] *= 100
+        boxes, scores = boxes.to(dtype), scores.to(dtype)
+        assert torch.equal(suppress(boxes, scores, 0.3), suppress(boxes.float(), scores.float(), 0.3))
+    boxes, scores = (part.to(device) for part in random_scene(40, 4))
+    boxes, scores = (boxes * 100).to(dtype), scores.to(dtype)
+    indices, lowered = soft_nms(boxes, scores, 0.3)
+    expected, expected_lowered = soft_nms(boxes.float(), scores.float(), 0.3)
+    assert torch.equal(indices, expected)
+    assert torch.equal(lowered, expected_lowered.to(dtype))
+
+
+def test_no_gradient() -> None:
+    boxes, scores = random_scene(20, 4)
+    assert not soft_nms(boxes.requires_grad_(), scores.requires_grad_(), 0.3)[1].requires_grad
+    assert nms(boxes, scores, 0.3).dtype == torch.int64
+    turned, scores = random_scene(20, 5)
+    assert nms_rotated(turned.requires_grad_(), scores.requires_grad_(), 0.3).dtype == torch.int64
+
+
 def test_mmcv_nms_wrappers() -> None:
     from mmcv import ops
 
@@ -193,3 +217,17 @@ def test_wrong_arguments_are_named() -> None:
 def test_cuda_equals_cpu(suppress, columns: int) -> None:
     boxes, scores = random_scene(3000, columns)
     assert torch.equal(suppress(boxes.cuda(), scores.cuda(), 0.3).cpu(), suppress(boxes, scores, 0.3))
+
+
+@pytest.mark.gpu
+def test_labels_and_soft_nms_on_cuda_equal_cpu() -> None:
+    boxes, scores = random_scene(3000, 5)
+    labels = torch.randint(0, 4, (3000,))
+    found = nms_rotated(boxes.cuda(), scores.cuda(), 0.3, labels=labels.cuda())
+    assert torch.equal(found.cpu(), nms_rotated(boxes, scores, 0.3, labels=labels))
+    boxes, scores = random_scene(100, 4)
+    for method in ("naive", "linear", "gaussian"):
+        indices, lowered = soft_nms(boxes.cuda(), scores.cuda(), 0.3, method=method)
+        expected, expected_lowered = soft_nms(boxes, scores, 0.3, method=method)
+        assert torch.equal(indices.cpu(), expected)
+        torch.testing.assert_close(lowered.cpu(), expected_lowered)

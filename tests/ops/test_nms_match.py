@@ -56,6 +56,15 @@ def test_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 < len(expected) < 40
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_compute_in_float32(device: str, dtype: torch.dtype) -> None:
+    """An IoU of 0.4999 is less than a half, but no float16."""
+    boxes = torch.tensor([[0.0, 0, 300, 300], [0, 0, 300, 150], [0, 0, 300, 149.875]], device=device).to(dtype)
+    scores = torch.tensor([0.9, 0.8, 0.7], device=device)
+    assert as_lists(nms_match(boxes, scores, 0.5)) == as_lists(nms_match(boxes.float(), scores, 0.5))
+    assert as_lists(nms_match(boxes[:2], scores[:2], 0.5)) == [[0, 1]]
+
+
 def test_mmcv_function(device: str) -> None:
     from mmcv.ops import nms_match as mmcv_nms_match
 

@@ -49,6 +49,15 @@ def test_gradient(device: str, mode: str) -> None:
     assert torch.autograd.gradcheck(lambda part: psa_mask(part, mask_size=(3, 4), mode=mode), windows)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_are_moved_as_they_are(device: str, dtype: torch.dtype) -> None:
+    windows = torch.randn(2, 15, 4, 3, device=device, dtype=dtype, requires_grad=True)
+    spread = psa_mask(windows, mask_size=(3, 5), mode="collect")
+    assert spread.dtype == dtype
+    assert torch.equal(spread.float(), psa_mask(windows.float(), mask_size=(3, 5), mode="collect"))
+    assert torch.autograd.grad(spread.sum(), windows)[0].dtype == dtype
+
+
 @pytest.mark.parametrize("mask_size", MASKS)
 @pytest.mark.parametrize("mode", ["collect", "distribute"])
 def test_mmcv_module(device: str, mode: str, mask_size: tuple[int, int]) -> None:
@@ -65,7 +74,11 @@ def test_mmcv_module(device: str, mode: str, mask_size: tuple[int, int]) -> None
 
 
 def test_empty_and_wrong_arguments() -> None:
-    assert psa_mask(torch.zeros(0, 9, 4, 3), mask_size=(3, 3), mode="collect").shape == (0, 12, 4, 3)
+    windows = torch.zeros(0, 9, 4, 3, requires_grad=True)
+    spread = psa_mask(windows, mask_size=(3, 3), mode="collect")
+    assert spread.shape == (0, 12, 4, 3)
+    assert torch.autograd.grad(spread.sum(), windows)[0].shape == windows.shape
+    assert psa_mask(torch.zeros(2, 9, 0, 3), mask_size=(3, 3), mode="distribute").shape == (2, 0, 0, 3)
     with pytest.raises(ValueError, match=r"windows must be .* \[N, 9, H, W\], got shape \(1, 8, 4, 3\)"):
         psa_mask(torch.zeros(1, 8, 4, 3), mask_size=(3, 3), mode="collect")
     with pytest.raises(ValueError, match="mode must be 'collect' or 'distribute', got 'both'"):

@@ -161,6 +161,19 @@ def test_nms_of_rectangles_is_that_of_rotated_boxes() -> None:
     assert torch.equal(nms_quadri(turned(boxes), scores, 0.1), nms_rotated(boxes, scores, 0.1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_and_no_gradient(device: str, dtype: torch.dtype) -> None:
+    """Boxes of some 300 pixels, whose areas are no float16."""
+    boxes, scores = (random_boxes(30) * 100).to(device, dtype).requires_grad_(), torch.rand(30, device=device)
+    wide = boxes.detach().float()
+    for is_aligned in (False, True):
+        found = box_iou_quadri(boxes, boxes, is_aligned=is_aligned)
+        assert found.dtype == dtype
+        assert not found.requires_grad
+        torch.testing.assert_close(found, box_iou_quadri(wide, wide, is_aligned=is_aligned).to(dtype))
+    assert torch.equal(nms_quadri(boxes, scores.requires_grad_(), 0.2), nms_quadri(wide, scores, 0.2))
+
+
 def test_mmcv_functions(device: str) -> None:
     from mmcv.ops import box_iou_quadri as mmcv_iou
     from mmcv.ops import nms_quadri as mmcv_nms

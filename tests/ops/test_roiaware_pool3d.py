@@ -106,9 +106,9 @@ def test_broken_features_never_win(device: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["max", "avg"])
-def test_gradcheck(mode: Mode) -> None:
-    boxes, points, _ = random_scene()
-    features = torch.rand(400, 2, dtype=torch.float64, requires_grad=True)
+def test_gradcheck(device: str, mode: Mode) -> None:
+    boxes, points, _ = (part.to(device) for part in random_scene())
+    features = torch.rand(400, 2, dtype=torch.float64, device=device)
     kept = slice(0, 40)
 
     def pool(values: Tensor) -> Tensor:

@@ -49,10 +49,12 @@ def test_equals_a_loop(device: str, samples: int) -> None:
     assert 0 < is_empty.sum() < is_empty.numel()
 
 
-def test_gradcheck() -> None:
-    points, features, boxes = (part[:1] for part in random_scene())
-    features = features[:, :60].contiguous().requires_grad_()
-    assert torch.autograd.gradcheck(lambda values: roipoint_pool3d(points[:, :60], values, boxes, 4)[0], features)
+def test_gradcheck(device: str) -> None:
+    points, features, boxes = (part[:1].to(device) for part in random_scene())
+    leaves = [part[:, :60].clone().requires_grad_() for part in (points, features)]
+    pooled = roipoint_pool3d(*leaves, boxes, 4)[0]
+    assert pooled.any()
+    assert torch.autograd.gradcheck(lambda *values: roipoint_pool3d(*values, boxes, 4)[0], leaves)
 
 
 def test_mmcv_module(device: str) -> None:
@@ -69,11 +71,15 @@ def test_half_types_empty_input_and_wrong_arguments() -> None:
     points, features, boxes = random_scene()
     pooled, _ = roipoint_pool3d(points.half(), features.half(), boxes.half(), 3)
     assert pooled.dtype == torch.float16
+    halves = [part.half().float() for part in (points, features, boxes)]
+    assert torch.equal(pooled, roipoint_pool3d(*halves, 3)[0].half())
     pooled, is_empty = roipoint_pool3d(points[:, :0], features[:, :0], boxes, 3)
     assert pooled.shape == (2, 7, 3, 7)
     assert not pooled.any()
     assert is_empty.all()
-    assert roipoint_pool3d(points, features, boxes[:, :0], 3)[0].shape == (2, 0, 3, 7)
+    pooled = roipoint_pool3d(points, features.requires_grad_(), boxes[:, :0], 3)[0]
+    assert pooled.shape == (2, 0, 3, 7)
+    assert not torch.autograd.grad(pooled.sum(), features)[0].any()
     assert roipoint_pool3d(points[:0], features[:0], boxes[:0], 3)[1].shape == (0, 7)
     with pytest.raises(
         ValueError, match=r"features must be .* \[2, 300, C\], got shape \(2, 299, 4\) and dtype float64"

@@ -87,7 +87,12 @@ def test_half_precision_empty_and_wrong_arguments(device: str) -> None:
     logits, target = torch.randn(5, 3, device=device).half(), torch.tensor([0, 1, 2, -1, 0], device=device)
     found = softmax_focal_loss(logits, target)
     torch.testing.assert_close(found, softmax_focal_loss(logits.float(), target).half())
-    assert softmax_focal_loss(torch.zeros(0, 3), torch.zeros(0).long()).shape == (0,)
+    none, no_target = torch.zeros(0, 3, device=device, requires_grad=True), target[:0]
+    loss = softmax_focal_loss(none, no_target)
+    assert loss.shape == focal_loss_of_softmax(none, no_target, gamma=2.0, alpha=0.25).shape == (0,)
+    assert torch.autograd.grad(loss.sum(), none)[0].shape == (0, 3)
+    shapes = [part.shape for part in focal_loss_of_softmax_gradient(none, no_target, gamma=2.0, alpha=0.25)]
+    assert shapes == [(0,), (0, 3)]
     with pytest.raises(ValueError, match=r"logits must be .* \[N, >=1\], got shape \(3,\) and dtype float32"):
         softmax_focal_loss(torch.zeros(3), torch.zeros(3).long())
     with pytest.raises(ValueError, match=r"target must be a vector of 4 elements, got shape \(3,\)"):

@@ -73,6 +73,18 @@ def test_half_precision_has_float32_statistics(device: str, alone_in_a_group: No
         torch.testing.assert_close([value.float() for value in found[name]], values, rtol=1e-2, atol=3e-2)
 
 
+def test_no_samples(device: str, alone_in_a_group: None) -> None:
+    norm = make_sync_norm(stats_mode="N").to(device)
+    maps = torch.zeros(0, CHANNELS, 5, 2, device=device, requires_grad=True)
+    output = norm(maps)
+    assert output.shape == maps.shape
+    gradients = torch.autograd.grad(output.sum(), (maps, norm.weight, norm.bias))
+    assert gradients[0].shape == maps.shape
+    assert not any(gradient.any() for gradient in gradients[1:])
+    assert norm.running_mean.tolist() == [0.0] * CHANNELS
+    assert norm.running_var.tolist() == [1.0] * CHANNELS
+
+
 def test_cumulative_average_and_no_running_statistics(alone_in_a_group: None) -> None:
     found, expected = (
         train(norm, slice(None)) for norm in (make_sync_norm(momentum=None), nn.BatchNorm2d(CHANNELS, momentum=None))

@@ -25,8 +25,8 @@ def test_equals_a_loop(device: str) -> None:
     torch.testing.assert_close(three_interpolate(features, indices, weights).cpu(), expected)
 
 
-def test_gradcheck() -> None:
-    features, indices, weights = random_case(torch.float64, "cpu")
+def test_gradcheck(device: str) -> None:
+    features, indices, weights = random_case(torch.float64, device)
     inputs = features.requires_grad_(), weights.requires_grad_()
     assert torch.autograd.gradcheck(lambda rows, factors: three_interpolate(rows, indices, factors), inputs)
 
@@ -70,7 +70,9 @@ def test_half_types_empty_input_and_wrong_arguments() -> None:
     assert found.dtype == torch.float16
     torch.testing.assert_close(found.float(), three_interpolate(features, indices, weights), atol=4e-3, rtol=2e-3)
     assert three_interpolate(torch.zeros(0, 4, 6), indices[:0], weights[:0]).shape == (0, 4, 9)
-    assert three_interpolate(features, indices[:, :0], weights[:, :0]).shape == (2, 4, 0)
+    found = three_interpolate(features.requires_grad_(), indices[:, :0], weights[:, :0])
+    assert found.shape == (2, 4, 0)
+    assert not torch.autograd.grad(found.sum(), features)[0].any()
     with pytest.raises(ValueError, match=r"indices must be an integer tensor \[2, N, 3\], got shape \(2, 9, 2\)"):
         three_interpolate(features, indices[..., :2], weights)
     with pytest.raises(ValueError, match=r"weights must be .* \[2, 9, 3\], got shape \(2, 8, 3\) and dtype float32"):

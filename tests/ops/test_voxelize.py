@@ -129,6 +129,12 @@ def test_mmcv_layers_give_the_same() -> None:
     assert torch.equal(dynamic(points), dynamic_voxelize(points, SIZE, RANGE))
 
 
+def test_no_gradient() -> None:
+    points = cloud(20).requires_grad_()
+    assert not any(part.requires_grad for part in hard_voxelize(points, SIZE, RANGE, 4, 10))
+    assert not dynamic_voxelize(points, SIZE, RANGE).requires_grad
+
+
 def test_empty_cloud_and_cloud_out_of_range() -> None:
     for points in (torch.zeros(0, 4), torch.full((3, 4), 100.0)):
         voxels, coordinates, counts = hard_voxelize(points, SIZE, RANGE, 4, 10)
@@ -192,6 +198,7 @@ def test_cuda_equals_cpu() -> None:
         hard_voxelize(points.cuda(), SIZE, RANGE, 5, 100), hard_voxelize(points, SIZE, RANGE, 5, 100)
     ):
         assert torch.equal(found.cpu(), expected)
+    assert torch.equal(dynamic_voxelize(points.cuda(), SIZE, RANGE).cpu(), dynamic_voxelize(points, SIZE, RANGE))
 
 
 def test_equals_spconv_on_a_real_cloud(real_data: Path) -> None:
