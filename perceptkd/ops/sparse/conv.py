@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from perceptkd.ops.sparse.backend import sparse_convolution
-from perceptkd.ops.sparse.kernel_map import Geometry, KernelMap, Kind, build_kernel_map
+from perceptkd.ops.sparse.geometry import Geometry, Kind
+from perceptkd.ops.sparse.kernel_map import KernelMap, build_kernel_map
 from perceptkd.ops.sparse.modules import SparseModule
 from perceptkd.ops.sparse.sites import Sites
 from perceptkd.ops.sparse.tensor import RecordedMap, SparseTensor

@@ -8,7 +8,9 @@ sums its own: no two writers meet, so the result is the same on every run.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
 from perceptkd.ops.grouping import argsort_keys
@@ -100,38 +102,90 @@ def build_plan(pairs: Sequence[Pairs], num_targets: int, *, identity: int | None
     device = pairs[0][0].device
     rows = CHUNK_ROWS.get(device.type, CHUNK_ROWS["cuda"])
     edges = [*range(0, num_targets, rows), num_targets]
-    limits = torch.tensor(edges, dtype=torch.int32, device=device)
-    cuts = torch.stack([torch.searchsorted(targets, limits) for _, targets in pairs]).tolist()
-    parts = [
-        [(cell, cuts[cell][i], cuts[cell][i + 1]) for cell in range(len(pairs)) if cuts[cell][i] < cuts[cell][i + 1]]
-        for i in range(len(edges) - 1)
-    ]
-    flat = [part for chunk in parts for part in chunk]
-    empty = limits[:0]
-    sources = torch.cat([empty, *(pairs[cell][0][start:stop] for cell, start, stop in flat)])
-    targets = torch.cat([empty, *(pairs[cell][1][start:stop] for cell, start, stop in flat)])
-    slots = argsort_keys(targets.long()).int()
-    counts = torch.bincount(targets, minlength=num_targets)
-    offsets = (counts.cumsum(0) - counts).int()
+    arrange = _arrange_numba if device.type == "cpu" else _arrange_torch
+    sources, targets, slots, offsets, counts = arrange(pairs, edges)
     chunks = []
     base = 0
-    for first, last, chunk in zip(edges[:-1], edges[1:], parts):
+    for first, last, sizes in zip(edges[:-1], edges[1:], counts):
         segments = []
-        position = base
-        for cell, start, stop in chunk:
-            segments.append(Segment(cell, position - base, position - base + stop - start))
-            position += stop - start
-        span = slice(base, position)
+        position = 0
+        for cell, size in enumerate(sizes):
+            if size:
+                segments.append(Segment(cell, position, position + size))
+                position += size
+        span = slice(base, base + position)
         chunks.append(
-            Chunk(
-                first,
-                last,
-                tuple(segments),
-                sources[span],
-                targets[span],
-                slots[span] - base,
-                offsets[first:last] - base,
-            )
+            Chunk(first, last, tuple(segments), sources[span], targets[span], slots[span], offsets[first:last])
         )
-        base = position
+        base += position
     return GatherPlan(tuple(chunks), num_targets, identity)
+
+
+#: Sources, targets, slots and offsets of all chunks behind each other, and per chunk the pairs of each kernel cell.
+Arrangement = tuple[Tensor, Tensor, Tensor, Tensor, list[list[int]]]
+
+
+def _arrange_torch(pairs: Sequence[Pairs], edges: Sequence[int]) -> Arrangement:
+    """The definition in torch, for any device."""
+    limits = torch.tensor(edges, dtype=torch.int32, device=pairs[0][0].device)
+    cuts = torch.stack([torch.searchsorted(targets, limits) for _, targets in pairs]).diff(dim=1)
+    counts = cuts.T.tolist()
+    parts = [
+        [rows for of_cell in zip(*(each.split(sizes) for each, sizes in zip(side, cuts.tolist()))) for rows in of_cell]
+        for side in zip(*pairs)
+    ]
+    sources, targets = (torch.cat([limits[:0], *rows]) for rows in parts)
+    slots = argsort_keys(targets.long())
+    totals = torch.bincount(targets, minlength=edges[-1])
+    offsets = totals.cumsum(0) - totals
+    bases = torch.tensor([0, *(sum(sizes) for sizes in counts)], device=limits.device).cumsum(0)[:-1]
+    slots -= bases.repeat_interleave(torch.tensor([sum(sizes) for sizes in counts], device=limits.device))
+    offsets -= bases.repeat_interleave(limits.diff())
+    return sources, targets, slots.int(), offsets.int(), counts
+
+
+def _arrange_numba(pairs: Sequence[Pairs], edges: Sequence[int]) -> Arrangement:
+    """The same on CPU, where counting beats sorting."""
+    sources, targets = (torch.cat(side).numpy() for side in zip(*pairs))
+    starts = np.cumsum([0, *(len(rows) for rows, _ in pairs)])
+    arranged = np.empty((3, len(sources)), np.int32)
+    offsets = np.zeros(edges[-1], np.int32)
+    counts = np.zeros((len(edges) - 1, len(pairs)), np.int64)
+    _fill_numba(sources, targets, starts, np.array(edges), arranged, offsets, counts)
+    return *torch.from_numpy(arranged).unbind(), torch.from_numpy(offsets), counts.tolist()
+
+
+@njit(cache=True, nogil=True)
+def _fill_numba(
+    sources: np.ndarray,
+    targets: np.ndarray,
+    starts: np.ndarray,
+    edges: np.ndarray,
+    arranged: np.ndarray,
+    offsets: np.ndarray,
+    counts: np.ndarray,
+) -> None:
+    """Moves the pairs of each kernel cell, which lie behind each other, to their chunks, and groups them by target."""
+    cursors = starts[:-1].copy()
+    free = np.zeros(offsets.shape[0], np.int32)
+    end = 0
+    for chunk in range(counts.shape[0]):
+        base = end
+        for cell in range(counts.shape[1]):
+            first = cursors[cell]
+            while cursors[cell] < starts[cell + 1] and targets[cursors[cell]] < edges[chunk + 1]:
+                arranged[0, end] = sources[cursors[cell]]
+                arranged[1, end] = targets[cursors[cell]]
+                free[arranged[1, end]] += 1
+                cursors[cell] += 1
+                end += 1
+            counts[chunk, cell] = cursors[cell] - first
+        total = 0
+        for target in range(edges[chunk], edges[chunk + 1]):
+            offsets[target] = total
+            total += free[target]
+            free[target] = offsets[target]
+        for pair in range(base, end):
+            target = arranged[1, pair]
+            arranged[2, base + free[target]] = pair - base
+            free[target] += 1

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from perceptkd.ops.sparse.conv import Sizes, expand_sizes
-from perceptkd.ops.sparse.kernel_map import Geometry, KernelMap, build_kernel_map
+from perceptkd.ops.sparse.geometry import Geometry
+from perceptkd.ops.sparse.kernel_map import KernelMap, build_kernel_map
 from perceptkd.ops.sparse.modules import SparseModule
 from perceptkd.ops.sparse.tensor import RecordedMap, SparseTensor
 

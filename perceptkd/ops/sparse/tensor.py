@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from perceptkd.ops.sparse.kernel_map import Geometry, KernelMap
+from perceptkd.ops.sparse.geometry import Geometry
+from perceptkd.ops.sparse.kernel_map import KernelMap
 from perceptkd.ops.sparse.keys import pack_keys
 from perceptkd.ops.sparse.sites import Sites
 

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceptkd.ops.sparse import SparseConv3d, SparseInverseConv3d, SparseMaxPool3d, SubMConv3d, gather_plan
-from perceptkd.ops.sparse.kernel_map import Geometry, build_kernel_map
+from perceptkd.ops.sparse import SparseConv3d, SparseInverseConv3d, SparseMaxPool3d, SubMConv3d, gather_plan, map_search
+from perceptkd.ops.sparse import kernel_map as kernel_map_module
+from perceptkd.ops.sparse.geometry import Geometry
+from perceptkd.ops.sparse.kernel_map import KernelMap, build_kernel_map
 from perceptkd.ops.sparse.sites import Sites
 
 ONES, ZEROS = (1, 1, 1), (0, 0, 0)
@@ -72,6 +74,37 @@ def test_maps_follow_their_definition(geometry, seed) -> None:
     assert actual_pairs(sites, target, kernel_map) == expected_pairs(sites, target, geometry)
     for _, rows in kernel_map.pairs:
         assert bool((rows[1:] > rows[:-1]).all())
+
+
+@settings(max_examples=60, deadline=None)
+@given(geometries, st.integers(0, 10**6), st.sampled_from([3, 7, 1000]))
+def test_torch_searches_find_the_same_pairs_in_the_same_order(geometry, seed, chunk_rows) -> None:
+    """The form for CUDA, run on CPU: maps and plans of it against those of numba."""
+    generator = torch.Generator().manual_seed(seed)
+    cells = (torch.rand(2, 5, 4, 6, generator=generator) < 0.1).nonzero().int()
+
+    def built() -> tuple[KernelMap, Sites]:
+        return build_kernel_map(Sites(cells, (5, 4, 6), 2), geometry)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(gather_plan.CHUNK_ROWS, "cpu", chunk_rows)
+        try:
+            kernel_map, target = built()
+        except ValueError:
+            return
+        plan = kernel_map.plan
+        patch.setattr(kernel_map_module, "neighbour_pairs", map_search._neighbour_pairs_torch)
+        patch.setattr(kernel_map_module, "reached_keys", map_search._reached_keys_torch)
+        patch.setattr(gather_plan, "_arrange_numba", gather_plan._arrange_torch)
+        other, other_target = built()
+        other_plan = other.plan
+    assert torch.equal(target.coordinates, other_target.coordinates)
+    assert all(torch.equal(*rows) for pairs in zip(kernel_map.pairs, other.pairs) for rows in zip(*pairs))
+    assert len(plan.chunks) == len(other_plan.chunks)
+    for chunk, twin in zip(plan.chunks, other_plan.chunks):
+        assert chunk.segments == twin.segments
+        for name in ("sources", "targets", "slots", "offsets"):
+            assert torch.equal(getattr(chunk, name), getattr(twin, name)), name
 
 
 def test_only_cells_that_an_input_reaches_are_output() -> None:
