@@ -1,8 +1,9 @@
 """``tools/train.py``: train any config, distilling or not."""
 
 import argparse
+import inspect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from perceptkd.core.source import load_config
 from perceptkd.engine.distributed import prepare_cpu_processes
 
 OUR_AMP = "perceptkd.AmpOptimWrapper"
+#: Top-level entries that the Runner itself reads.
+RUNNER_KEYS = frozenset(inspect.signature(Runner.__init__).parameters)
 _run_numbers = itertools.count()
 
 
@@ -34,6 +37,7 @@ def read_config(
     The directory is, in this order: the argument, the config's, ``work_dirs/<config name>``.
     """
     config = load_config(source)
+    _refuse_variables(config, options or {})
     copy = Config(config.to_dict(), filename=config.filename)
     try:
         copy.merge_from_dict(dict(options or {}))
@@ -42,6 +46,33 @@ def read_config(
     name = Path(config.filename).stem if config.filename else "run"
     copy.work_dir = work_dir or copy.get("work_dir") or str(DEFAULT_WORK_DIRS / name)
     return copy
+
+
+def _refuse_variables(config: Config, options: Mapping[str, Any]) -> None:
+    """Options are merged after the file was read: a variable that other entries were made from would change nothing."""
+    for name, value in options.items():
+        read = config.get(name)
+        made = [
+            path
+            for path, leaf in _leaves(config.to_dict())
+            if path != name and leaf == read and type(leaf) is type(read)
+            if isinstance(read, str) or path.rsplit(".", 1)[-1] == name
+        ]
+        if name not in RUNNER_KEYS and made and value != read:
+            raise UserError(
+                f"--cfg-options {name}=... would change nothing: {name} is a variable, which the config used for other "
+                f"entries while it was read. Set these instead: {', '.join(f'{path}=...' for path in made)}"
+            )
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted paths and values, as ``--cfg-options`` names them."""
+    if isinstance(node, Mapping | list | tuple):
+        items = node.items() if isinstance(node, Mapping) else enumerate(node)
+        for key, value in items:
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
 
 
 def build_runner(

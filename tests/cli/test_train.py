@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from perceptkd.cli.arguments import UserError
 from perceptkd.cli.train import build_runner, main, read_config
 
 
@@ -96,6 +97,22 @@ def test_what_the_user_can_put_right(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert sentence in error
+
+
+def test_an_option_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
+    """A variable of the file has done its work when options are merged; what the Runner reads has not."""
+    path = tmp_path / "config.py"
+    path.write_text(
+        "root = 'data/here'\nepochs = 3\nlog_level = 'INFO'\nname = 'INFO'\n"
+        "data = [dict(root=root), dict(files=dict(root=root))]\ntrain_cfg = dict(epochs=epochs, interval=3)\n"
+    )
+    with pytest.raises(UserError, match=r"root is a variable, .* instead: data.0.root=..., data.1.files.root=...$"):
+        read_config(path, options={"root": "data/there"})
+    with pytest.raises(UserError, match=r"Set these instead: train_cfg.epochs=...$"):
+        read_config(path, options={"epochs": 4})
+    options = {"data.0.root": "data/there", "log_level": "DEBUG", "root": "data/here", "new": 1}
+    config = read_config(path, options=options)
+    assert (config.data[0].root, config.log_level, config.new) == ("data/there", "DEBUG", 1)
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture) -> None:
