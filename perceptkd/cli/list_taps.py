@@ -116,7 +116,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = build_parser(
         """
         List the places of a model that a distiller can tap: the names of its modules, and with --shapes what each
-        returns on one sample, written as student_taps and teacher_taps are: neck[0], bbox_head[0]['heatmap'].
+        returns on one sample, written as student_taps and teacher_taps are: neck[0], bbox_head[0][0]['heatmap'].
         """,
         examples="""
         python tools/list_taps.py configs/bev/camera_sim.py --filter '^(neck|fuser|bbox_head)'

@@ -124,7 +124,12 @@ def build_runner(
         _enable_lr_scaling(config)
     prepare_cpu_processes(config)
     _separate_runs(config)
-    return Runner.from_cfg(config)
+    try:
+        return Runner.from_cfg(config)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise UserError(f"an entry of the config or an option does not exist: {error}") from error
 
 
 def train(source: Mapping[str, Any] | Path | str, **kwargs: Any) -> Runner:

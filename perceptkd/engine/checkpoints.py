@@ -42,7 +42,8 @@ def check_checkpoint(path: Path | str, *, folder: Path | str | None = None) -> P
     folder = Path(folder) if folder else path.parent
     others = [p for p in resumable_checkpoints(folder) if p != path]
     problem = "is truncated or damaged" if path.is_file() else "does not exist"
-    advice = f"the newest whole one in {folder} is {others[0]}" if others else f"there is no whole one in {folder}"
+    none = f"there is no whole one in {folder}; tools/train.py writes them into its --work-dir"
+    advice = f"the newest whole one in {folder} is {others[0]}" if others else none
     raise CheckpointError(f"checkpoint {path} {problem}; {advice}")
 
 

@@ -84,6 +84,7 @@ def test_default_work_dir(tiny_folder: Path) -> None:
         (["nothing/here.py"], "config nothing/here.py does not exist"),
         (["CONFIG", "--cfg-options", "train_dataloader.dataset.dataset.ann_file=no.json"], "no.json does not exist"),
         (["CONFIG", "--cfg-options", "model.backbone.plugins.5=1"], "--cfg-options does not fit the config"),
+        (["CONFIG", "--cfg-options", "model.backbone.dpeth=50"], "unexpected keyword argument 'dpeth'"),
         (["CONFIG", "--resume", "no.pth"], "checkpoint no.pth does not exist"),
         (["nolib::some/config.py"], "pip install nolib"),
         (["mmdet::retinanet/no.py"], "mmdet has no config retinanet/no.py"),
