@@ -2,6 +2,8 @@
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
+from typing import Any
 
 from triton import JITFunction
 from triton.backends.compiler import GPUTarget
@@ -72,32 +74,48 @@ KERNELS = {
 }  # fmt: skip
 
 
-def launched_kernels() -> dict[str, JITFunction]:
+def launched_kernels() -> dict[str, JITFunction | Autotuner]:
     """The kernels of the package, which are those whose names end so."""
     found = {}
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
         for name, value in vars(module).items():
             if name.endswith("_kernel"):
-                found[f"{info.name}.{name}"] = value.fn if isinstance(value, Autotuner) else value
+                found[f"{info.name}.{name}"] = value
     return found
+
+
+def compile_for_gpu(
+    kernel: JITFunction, pointers: Mapping[str, str], constants: Mapping[str, Any], options: Mapping[str, int]
+) -> None:
+    """Compiles one specialisation; arguments that are neither pointers nor constants are int32."""
+    names = kernel.arg_names
+    signature = {n: "constexpr" if n in constants else pointers.get(n, "i32") for n in names}
+    source = ASTSource(kernel, signature, {(names.index(n),): value for n, value in constants.items()})
+    assert compile(source, target=GPUTarget("cuda", 90, 32), options=dict(options)).asm["cubin"]
 
 
 def main() -> None:
     kernels = launched_kernels()
     assert kernels.keys() == KERNELS.keys(), kernels.keys() ^ KERNELS.keys()
-    for name, kernel in kernels.items():
+    for name, launched in kernels.items():
         types, arguments = KERNELS[name]
-        names = kernel.arg_names
-        assert arguments.keys() <= set(names), (name, arguments.keys() - set(names))
+        kernel = launched.fn if isinstance(launched, Autotuner) else launched
+        assert arguments.keys() <= set(kernel.arg_names), (name, arguments.keys() - set(kernel.arg_names))
         constants = {n: a for n, a in arguments.items() if n.isupper()}
+        pointers = {n: a for n, a in arguments.items() if not n.isupper()}
         for kind in types:
-            signature = {
-                n: "constexpr" if n in constants else arguments.get(n, "i32").replace("F", kind) for n in names
-            }
-            source = ASTSource(kernel, signature, {(names.index(n),): value for n, value in constants.items()})
-            assert compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+            compile_for_gpu(kernel, {n: a.replace("F", kind) for n, a in pointers.items()}, constants, {})
             print(name, kind, flush=True)
+        typed = {n: a.replace("F", types[0]) for n, a in pointers.items()}
+        # a launch makes constants of arguments that are 1
+        ones = {n: 1 for n in kernel.arg_names if n not in pointers and n not in constants}
+        compile_for_gpu(kernel, typed, {**ones, **constants}, {})
+        print(name, "ones", flush=True)
+        for tile in launched.configs if isinstance(launched, Autotuner) else ():
+            options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+            compile_for_gpu(kernel, typed, {**constants, **tile.kwargs}, options)
+            print(name, tile, flush=True)
 
 
 if __name__ == "__main__":
