@@ -45,6 +45,8 @@ bench: install
 	@test -n "$$PERCEPTKD_REAL_DATA" || { echo "perceptkd: set PERCEPTKD_REAL_DATA to the folder that holds spconv/benchmark-pc.npz, spconv's benchmark cloud" >&2; exit 1; }
 	$(RUN) benchmarks/voxelization.py
 	$(RUN) benchmarks/sparse_conv.py
+	$(RUN) benchmarks/ops.py
+	$(RUN) benchmarks/gpu.py
 	$(RUN) benchmarks/distill_step.py
 
 docs: install

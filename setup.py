@@ -25,8 +25,9 @@ REQUIRES = [
     "torch>=2.4",
     "tqdm",
 ]
+SEGMENTATION = ["ftfy", "onedl-mmsegmentation==1.3.0", "regex"]  # it imports the two without asking for them
 EXTRAS = {
-    "seg": ["ftfy", "onedl-mmsegmentation==1.3.0", "regex"],  # it imports the two without asking for them
+    "seg": SEGMENTATION,
     "ovd": ["transformers", "open_clip_torch"],
     "deploy": ["onnx", "onnxruntime", "onnxscript"],
     "eval": ["hotcoco"],
@@ -42,6 +43,7 @@ EXTRAS = {
         "spconv==2.3.8",
         "tensorboard",
         "triton>=3.4; sys_platform == 'linux'",
+        *SEGMENTATION,
     ],
 }
 

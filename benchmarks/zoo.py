@@ -28,7 +28,7 @@ from tqdm import tqdm
 from zoo_cases import BATCHES_3D, EXCLUDED, LIBRARIES, SIZES_2D, Batch3D, Case, cases, families
 
 TARGET = 0.9
-TIMEOUT_S = 300
+TIMEOUT_S = 900
 STAGES = ("builds", "trains", "predicts")
 MARKER = "ZOO "
 

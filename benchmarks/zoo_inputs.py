@@ -128,7 +128,11 @@ def sample_3d(model: Mapping[str, Any], kind: str, *, columns: int, images: int)
 def bounds_of(model: Mapping[str, Any], kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Where the points of a model lie: its point cloud range, or a room, or what a camera sees."""
     ranges = [value for value in values_of(model, "point_cloud_range") if len(value) == 6]
-    fallback = {"lidar": [0, -20, -3, 40, 20, 1], "depth": [-3, -3, 0, 3, 3, 3], "camera": [-10, -1, 5, 10, 2, 40]}
+    fallback = {
+        "lidar": [0, -20, -3, 40, 20, 1],
+        "depth": [-1.5, -1.5, 0, 1.5, 1.5, 3],
+        "camera": [-10, -1, 5, 10, 2, 40],
+    }
     low_and_high = torch.tensor(ranges[0] if ranges else fallback[kind], dtype=torch.float32)
     return low_and_high[:3], low_and_high[3:]
 

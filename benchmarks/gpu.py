@@ -1,0 +1,233 @@
+#!/usr/bin/env python3
+"""The hot ops on a GPU: spconv's own benchmark networks, single layers against the roofline, maps, voxels, BEV pooling.
+
+spconv runs beside ours in the same process where it is installed (pip install spconv-cu126); both rebuild their kernel
+maps where the row is about networks or maps, and keep them where it is about one layer. Without a CUDA device every row
+says that it was not measured.
+
+Examples:
+    PERCEPTKD_TRITON=on python benchmarks/gpu.py
+    PERCEPTKD_TRITON=on python benchmarks/gpu.py --points /data/spconv/benchmark-pc.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import Row, paired_row, single_row, time_ms, write_results
+from sparse_conv import SHAPE, load_points, load_spconv, occupied_cells
+from torch import Tensor, nn
+
+from perceptkd.engine.backends import backends
+from perceptkd.ops import sparse
+from perceptkd.ops.bev_pool import bev_pool
+from perceptkd.ops.sparse.kernel_map import build_kernel_map
+from perceptkd.ops.voxelize import hard_voxelize
+
+PEER = "spconv CUDA"
+WIDTHS = (64, 96, 128, 160, 192, 224, 256)
+LAYER_CHANNELS = (32, 64, 128)
+COPIES = 8
+#: Largest milliseconds that meet the goal, by row, on the GPUs of the Hopper generation.
+TARGETS_MS = {
+    "spconv basic, float16, forward": 4.0,
+    "spconv basic, float16, backward": 6.0,
+    "spconv large, float16, forward": 10.0,
+    "spconv large, float16, backward": 18.0,
+    "kernel map, submanifold 3": 0.06,
+    "BEV pooling": 0.03,
+    "hard voxelization": 0.3,
+}
+LAYER_TARGET_MS = 0.04
+#: Memory bandwidth in TB/s and dense float16 TFLOP/s, by a part of the device's name; data sheets of the SXM cards.
+ROOFLINES = {"H200": (4.8, 989.0), "H100": (3.35, 989.0), "A100": (2.0, 312.0)}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows share."""
+
+    device: str
+    pairs: int
+    spconv: Any | None
+
+    def synchronized(self, function: Callable[[], Any]) -> Callable[[], None]:
+        """The function, waiting for the device."""
+
+        def run() -> None:
+            function()
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+
+        return run
+
+    def row(self, name: str, ours: Callable[[], Any], peer: Callable[[], Any] | None, *, note: str = "") -> Row:
+        """Times ours, beside the peer where there is one; ``met`` is about ours in milliseconds."""
+        ours = self.synchronized(ours)
+        target = LAYER_TARGET_MS if name.startswith("layer") and name.endswith("forward") else TARGETS_MS.get(name)
+        if peer is None:
+            for _ in range(3):
+                ours()
+            median = float(torch.tensor([time_ms(ours) for _ in range(self.pairs)]).median())
+            return single_row(name, round(median, 4), unit="ms", target=target, note=note)
+        row = paired_row(name, ours, self.synchronized(peer), peer_name=PEER, target=None, pairs=self.pairs, note=note)
+        return {**row, "target": target, "met": None if target is None else bool(row["ours"] <= target)}
+
+
+def stacked_network(library: Any) -> nn.Module:
+    """spconv's benchmark network: two submanifold layers at each of seven widths, with pools between."""
+    layers: list[nn.Module] = []
+    before = 3
+    for level, width in enumerate(WIDTHS):
+        if level:
+            layers.append(library.SparseMaxPool3d(2, 2))
+        for channels in (before, width):
+            layers.append(library.SubMConv3d(channels, width, 3, bias=False, indice_key=f"c{level}"))
+        before = width
+    return library.SparseSequential(*layers)
+
+
+def copies_beside_each_other(cells: Tensor, count: int) -> tuple[Tensor, tuple[int, int, int]]:
+    """Several copies of a cloud in one larger grid along x."""
+    moved = [cells + torch.tensor([0, 0, 0, SHAPE[2] * copy], dtype=torch.int32) for copy in range(count)]
+    return torch.cat(moved), (*SHAPE[:2], SHAPE[2] * count)
+
+
+def network_rows(name: str, cells: Tensor, shape: tuple[int, int, int], setting: Setting) -> list[Row]:
+    """Forward, and backward alone, in float16 on CUDA; every call rebuilds the maps."""
+    dtype = torch.float16 if setting.device == "cuda" else torch.float32
+    cells = cells.to(setting.device)
+    features = torch.randn(len(cells), 3, device=setting.device, dtype=dtype)
+
+    def outputs(network: nn.Module, make: Callable[..., Any]) -> Callable[[], Tensor]:
+        return lambda: network(make(features, cells, list(shape), 1)).features
+
+    def backward(forward: Callable[[], Tensor]) -> Callable[[], None]:
+        output = forward()
+        upstream = torch.randn_like(output)
+        return lambda: output.backward(upstream, retain_graph=True)
+
+    ours = outputs(stacked_network(sparse).to(setting.device, dtype), sparse.SparseTensor)
+    peer = None
+    if setting.spconv is not None:
+        peer = outputs(stacked_network(setting.spconv).to(setting.device, dtype), setting.spconv.SparseConvTensor)
+    note = f"{len(cells)} voxels, maps rebuilt"
+    return [
+        setting.row(f"spconv {name}, float16, forward", ours, peer, note=note),
+        setting.row(f"spconv {name}, float16, backward", backward(ours), backward(peer) if peer else None, note=note),
+    ]
+
+
+def layer_rows(cells: Tensor, channels: int, setting: Setting) -> list[Row]:
+    """One submanifold layer with its map kept: forward, and forward with both gradients."""
+    dtype = torch.bfloat16
+    cells = cells.to(setting.device)
+    features = torch.randn(len(cells), channels, device=setting.device, dtype=dtype, requires_grad=True)
+    layer = sparse.SubMConv3d(channels, channels, 3, bias=False).to(setting.device, dtype)
+    tensor = sparse.SparseTensor(features, cells, SHAPE, 1)
+    upstream = torch.randn_like(features)
+    kernel_map, _ = build_kernel_map(tensor.sites, layer.geometry)
+    note = roofline_note(sum(len(rows) for rows, _ in kernel_map.pairs), len(cells), channels)
+    return [
+        setting.row(
+            f"layer, {channels} channels, bfloat16, forward", torch.no_grad()(lambda: layer(tensor)), None, note=note
+        ),
+        setting.row(
+            f"layer, {channels} channels, bfloat16, forward + backward",
+            lambda: layer(tensor).features.backward(upstream),
+            None,
+        ),
+    ]
+
+
+def roofline_note(pairs: int, rows: int, channels: int) -> str:
+    """How long the forward pass takes at least: each row read and written once, each pair multiplied."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    known = next((figures for part, figures in ROOFLINES.items() if part in name), None)
+    if known is None:
+        return f"{pairs} pairs; no roofline for {name}"
+    move_us = (2 * rows * channels * 2 + 27 * channels**2 * 2) / known[0] / 1e6
+    multiply_us = 2 * pairs * channels**2 / known[1] / 1e6
+    return f"{pairs} pairs; at least {max(move_us, multiply_us):.1f} us on {name}"
+
+
+def map_row(cells: Tensor, setting: Setting) -> Row:
+    """Building the map of a submanifold layer."""
+    cells = cells.to(setting.device)
+    features = torch.zeros(len(cells), 1, device=setting.device)
+    layer = sparse.SubMConv3d(1, 1, 3)
+
+    def ours() -> None:
+        kernel_map, _ = build_kernel_map(sparse.SparseTensor(features, cells, SHAPE, 1).sites, layer.geometry)
+        _ = kernel_map.neighbours.order
+
+    peer = None
+    if setting.spconv is not None and setting.device == "cuda":
+        algorithm, ones = setting.spconv.ConvAlgo.MaskImplicitGemm, [1, 1, 1]
+
+        def peer() -> None:
+            setting.spconv.ops.get_indice_pairs_implicit_gemm(
+                cells, 1, list(SHAPE), algorithm, [3, 3, 3], ones, ones, ones, [0, 0, 0], True
+            )
+
+    return setting.row("kernel map, submanifold 3", ours, peer, note=f"{len(cells)} voxels")
+
+
+def voxel_row(points: Tensor, setting: Setting) -> Row:
+    points = points.to(setting.device)
+    bounds = (-80.0, -80.0, -2.0, 80.0, 80.0, 6.0)
+    return setting.row(
+        "hard voxelization",
+        lambda: hard_voxelize(points, (0.1, 0.1, 0.1), bounds, 10, 150_000),
+        None,
+        note=f"{len(points)} points",
+    )
+
+
+def bev_pool_row(setting: Setting) -> Row:
+    """BEVDet's shape: 6 cameras, 59 depths, maps of 16 x 44 with 64 channels, 128 x 128 cells."""
+    depths, pixels, channels, cells = 59, 6 * 16 * 44, 64, 128 * 128
+    depth = torch.rand(pixels * depths, device=setting.device)
+    features = torch.randn(pixels, channels, device=setting.device)
+    cell = torch.randint(-cells // 2, cells, (pixels * depths,), device=setting.device)
+    pixel = torch.arange(pixels, device=setting.device).repeat_interleave(depths)
+    return setting.row("BEV pooling", lambda: bev_pool(depth, features, pixel, cell, cells), None, note="with its sort")
+
+
+def measure(points: Tensor, setting: Setting) -> list[Row]:
+    """All rows."""
+    cells = occupied_cells(points.numpy())
+    rows = network_rows("basic", cells, SHAPE, setting)
+    rows += network_rows("large", *copies_beside_each_other(cells, COPIES), setting)
+    for channels in LAYER_CHANNELS:
+        rows += layer_rows(cells, channels, setting)
+    return [*rows, map_row(cells, setting), voxel_row(points, setting), bev_pool_row(setting)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = os.environ.get("PERCEPTKD_REAL_DATA")
+    default = Path(data) / "spconv" / "benchmark-pc.npz" if data else None
+    parser.add_argument(
+        "--points", type=Path, default=default, help=".npz with 'pc', or .npy (default: a SimWorld sweep)"
+    )
+    parser.add_argument("--pairs", type=int, default=50, help="alternations per row (default 50)")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    if torch.cuda.is_available():
+        points = torch.from_numpy(load_points(arguments.points)).float()
+        rows = measure(points, Setting("cuda", arguments.pairs, load_spconv()))
+    else:
+        names = [*TARGETS_MS, *(f"layer, {channels} channels, bfloat16, forward" for channels in LAYER_CHANNELS)]
+        rows = [single_row(name, None, unit="ms", note="not measured: no CUDA device") for name in names]
+    write_results("gpu", rows, backends=backends())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""benchmarks/gpu.py runs from end to end; on a CPU its figures mean nothing and are not written."""
+
+import math
+
+import gpu
+import pytest
+import torch
+from sparse_conv import load_spconv
+
+
+@pytest.mark.parametrize("with_peer", [False, True])
+def test_every_row_can_be_measured(device: str, with_peer: bool) -> None:
+    if with_peer and load_spconv() is None:
+        pytest.skip("spconv is not installed")
+    points = torch.rand(500, 3) * torch.tensor([4.0, 4.0, 2.0])
+    rows = gpu.measure(points, gpu.Setting(device, 1, load_spconv() if with_peer else None))
+    names = [row["name"] for row in rows]
+    assert gpu.TARGETS_MS.keys() <= set(names)
+    assert len(names) == len(set(names))
+    assert all(math.isfinite(row["ours"]) and isinstance(row["met"], bool | None) for row in rows)
+    assert sum(row["peer"] is not None for row in rows) == (0 if not with_peer else 4 if device == "cpu" else 5)
