@@ -223,7 +223,7 @@ def encoder_rows(cells: Tensor, spconv: Any | None, pairs: int) -> list[Row]:
         for layer in layers:
             layer.zero_grad()
 
-    peer = None
+    peer, note = None, ""
     peers: list[nn.Module] = []
     if spconv is not None:
         peers = [as_spconv(part, spconv) for part in parts]
@@ -240,7 +240,7 @@ def encoder_rows(cells: Tensor, spconv: Any | None, pairs: int) -> list[Row]:
         for layer in (*parts, *peers):
             layer.train(training)
         if training:
-            pair = (lambda: step(ours, parts)), (lambda: step(peer, peers))
+            pair = (lambda: step(ours, parts)), (lambda: step(peer, peers)) if peer else None
         else:
             pair = torch.no_grad()(ours), torch.no_grad()(peer) if peer else None
         rows.append(row(f"SECOND's encoder, float32, {name}", *pair, ENCODER_TARGET, pairs, note))

@@ -123,10 +123,15 @@ class SparseTensor:
                 f"{sites.spatial_shape}, the limit is {limit_gib:g} GiB; downsample first or pass limit_gib"
             )
         _ = sites.order  # raises on duplicate cells
+        cells = math.prod(sites.spatial_shape)
         keys = pack_keys(sites.coordinates, sites.spatial_shape)
-        rows = self.features.new_zeros(math.prod(shape), channels).index_copy_(0, keys, self.features)
-        dense = rows.view(*shape, channels)
-        return dense.movedim(-1, 1).contiguous() if channels_first else dense
+        if not channels_first:
+            rows = self.features.new_zeros(sites.batch_size * cells, channels)
+            return rows.index_copy_(0, keys, self.features).view(*shape, channels)
+        sample = sites.coordinates[:, 0].long()
+        grids = self.features.new_zeros(sites.batch_size, channels, cells)
+        grids[sample, :, keys - sample * cells] = self.features
+        return grids.view(sites.batch_size, channels, *sites.spatial_shape)
 
     dense = to_dense
 
