@@ -15,6 +15,7 @@ from torch import Tensor
 
 from perceptkd.ops.checks import check_rows, describe
 from perceptkd.ops.grouping import Groups, group_by_key
+from perceptkd.ops.memory import empty
 from perceptkd.ops.triton_kernels import runs_on_triton
 
 _INT32_LIMIT = 2**31
@@ -49,7 +50,7 @@ def hard_voxelize(
     ([[0, 0, 0], [0, 0, 1]], [2, 1])
     """
     groups, coordinates, counts = assign_voxels(points, voxel_size, point_cloud_range, max_points, max_voxels)
-    voxels = _zeros(points, (len(counts), max_points, points.shape[1]))
+    voxels = empty((len(counts), max_points, points.shape[1]), points).zero_()
     fill_voxels(points, groups, voxels)
     return voxels, coordinates, counts
 
@@ -131,15 +132,6 @@ def _fill_voxels_numba(points: np.ndarray, index: np.ndarray, rank: np.ndarray, 
         if 0 <= voxel < voxels.shape[0] and rank[row] < voxels.shape[1]:
             for column in range(points.shape[1]):
                 voxels[voxel, rank[row], column] = points[row, column]
-
-
-def _zeros(points: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Zeros of the points' kind. On CPU the memory is numpy's, which asks for huge pages: a third of torch's time."""
-    if not _is_fast(points):
-        return points.new_zeros(shape)
-    voxels = np.empty(shape, points.detach()[:0].numpy().dtype)
-    voxels.fill(0)
-    return torch.from_numpy(voxels)
 
 
 def _is_fast(points: Tensor) -> bool:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from perceptkd.ops.memory import empty
 from perceptkd.ops.sparse.gather_plan import Chunk, GatherPlan, Segment
 from perceptkd.ops.sparse.kernel_map import KernelMap
 from perceptkd.ops.sparse.sites import Order
@@ -82,7 +83,7 @@ class _Correlation:
         wide = torch.float32 if weight.dtype in (torch.bfloat16, torch.float16) else weight.dtype
         self.total = torch.zeros_like(weight, dtype=wide)
         self.sources, self.plan = sources, plan
-        self.buffer = sources.new_empty(plan.max_rows, sources.shape[1])
+        self.buffer = empty((plan.max_rows, sources.shape[1]), sources)
 
     def add(self, chunk: Chunk, segment: Segment, gradient: Tensor) -> None:
         """Adds one segment, given its gathered gradients."""
@@ -91,7 +92,7 @@ class _Correlation:
 
     def run(self, gradient: Tensor) -> None:
         """Adds all segments, where nobody else gathers."""
-        buffer = gradient.new_empty(self.plan.max_rows, gradient.shape[1])
+        buffer = empty((self.plan.max_rows, gradient.shape[1]), gradient)
         for chunk in self.plan.chunks:
             for segment in chunk.segments:
                 self.add(chunk, segment, _gather(gradient, chunk, segment, self.plan, chunk.sources, buffer))
@@ -99,9 +100,9 @@ class _Correlation:
 
 def _gather_multiply(rows: Tensor, weight: Tensor, plan: GatherPlan, correlation: _Correlation | None = None) -> Tensor:
     """Target rows [M, C_out] from sorted source rows [N, C_in]; feeds ``correlation`` with the gathered rows."""
-    result = rows.new_empty(plan.num_targets, weight.shape[2])
-    buffer = rows.new_empty(plan.max_rows, weight.shape[1])
-    products = rows.new_empty(plan.max_pairs, weight.shape[2])
+    result = empty((plan.num_targets, weight.shape[2]), rows)
+    buffer = empty((plan.max_rows, weight.shape[1]), rows)
+    products = empty((plan.max_pairs, weight.shape[2]), rows)
     for chunk in plan.chunks:
         for segment in chunk.segments:
             gathered = _gather(rows, chunk, segment, plan, chunk.sources, buffer)
