@@ -44,9 +44,9 @@ def load_compiled(path: Path) -> ModuleType:
 
 
 def nms_run() -> Run:
-    """5,000 boxes of an image, as a one-stage detector hands them over."""
+    """5,000 boxes of an image, as a one-stage detector hands them over; scores differ, as equal ones have no order."""
     low = torch.rand(5000, 2) * 1000
-    boxes, scores = torch.cat((low, low + 10 + torch.rand(5000, 2) * 150), dim=1), torch.rand(5000)
+    boxes, scores = torch.cat((low, low + 10 + torch.rand(5000, 2) * 150), dim=1), torch.randperm(5000) / 5000
     return lambda call: [call("nms")(boxes, scores, iou_threshold=0.5, offset=0)]
 
 
