@@ -5,6 +5,8 @@ sorted by cell this is an embedding bag with per-sample weights: features are th
 the frustum tensor, and has gradients to the depth weights and to the features.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,8 +16,42 @@ from perceptkd.ops.grouping import argsort_keys
 from perceptkd.ops.triton_kernels import runs_on_triton
 
 
+@dataclass(frozen=True)
+class CellOrder:
+    """The points of a rig that lie inside the grid, sorted by cell.
+
+    Attributes:
+        points: int64 [K], sorted by cell and then by index.
+        offsets: int64 [num_cells + 1], where each cell's points start.
+    """
+
+    points: Tensor
+    offsets: Tensor
+
+
+def sort_by_cell(cell_index: Tensor, num_cells: int) -> CellOrder:
+    """The order that :func:`bev_pool` sums in; where cameras and grid stay in place, one serves all frames.
+
+    Args:
+        cell_index: int64 [P], the BEV cell of each point, negative for points outside.
+        num_cells: number of BEV cells, over all samples of the batch.
+    """
+    cells = cell_index.long()
+    if len(cells) and int(cells.max()) >= num_cells:
+        raise ValueError(f"cell_index holds cell {int(cells.max())}, but there are {num_cells} cells")
+    points = argsort_keys(cells)
+    borders = torch.arange(num_cells + 1, device=cells.device)
+    return CellOrder(points, torch.searchsorted(cells[points], borders))
+
+
 def bev_pool(
-    depth_weights: Tensor, features: Tensor, feature_index: Tensor, cell_index: Tensor, num_cells: int
+    depth_weights: Tensor,
+    features: Tensor,
+    feature_index: Tensor,
+    cell_index: Tensor,
+    num_cells: int,
+    *,
+    order: CellOrder | None = None,
 ) -> Tensor:
     """Pools image features into BEV cells.
 
@@ -25,6 +61,7 @@ def bev_pool(
         feature_index: int64 [P], the row of ``features`` each point takes.
         cell_index: int64 [P], the BEV cell of each point, negative for points outside; in any order.
         num_cells: number of BEV cells, over all samples of the batch.
+        order: ``sort_by_cell(cell_index, num_cells)`` if it is known; sorting takes most of the time.
 
     Returns:
         [num_cells, C] in the dtype of ``features``; sums are taken in float32 or better. Cells without points are 0.
@@ -38,23 +75,17 @@ def bev_pool(
     check_vector("feature_index", feature_index, len(depth_weights))
     check_same_device(depth_weights=depth_weights, features=features, feature_index=feature_index)
     check_vector("cell_index", cell_index, len(depth_weights))
-    order, offsets = _sort_by_cell(cell_index.long(), num_cells)
+    if order is None:
+        order = sort_by_cell(cell_index, num_cells)
     table = features if features.dtype == torch.float64 else features.float()
-    rows, weights = feature_index.long()[order], depth_weights[order].to(table.dtype)
+    rows, weights = feature_index.long()[order.points], depth_weights[order.points].to(table.dtype)
     if runs_on_triton(table):
         from perceptkd.ops.triton_kernels.bev_pool import PooledRows
 
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(table):
             raise ValueError(f"feature_index holds rows {int(rows.min())} to {int(rows.max())} of {len(table)}")
-        return PooledRows.apply(weights, table.contiguous(), rows, offsets).to(features.dtype)
-    pooled = F.embedding_bag(rows, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+        return PooledRows.apply(weights, table.contiguous(), rows, order.offsets).to(features.dtype)
+    pooled = F.embedding_bag(
+        rows, table, order.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+    )
     return pooled.to(features.dtype)
-
-
-def _sort_by_cell(cells: Tensor, num_cells: int) -> tuple[Tensor, Tensor]:
-    """The points inside [K], sorted by cell and then by index, and where each cell's start [num_cells + 1]."""
-    if len(cells) and int(cells.max()) >= num_cells:
-        raise ValueError(f"cell_index holds cell {int(cells.max())}, but there are {num_cells} cells")
-    order = argsort_keys(cells)
-    borders = torch.arange(num_cells + 1, device=cells.device)
-    return order, torch.searchsorted(cells[order], borders)

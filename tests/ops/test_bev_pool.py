@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from perceptkd.ops.bev_pool import bev_pool
+from perceptkd.ops.bev_pool import bev_pool, sort_by_cell
 
 CELLS = 6
 
@@ -30,6 +30,14 @@ def test_equals_a_loop(points: int, seed: int) -> None:
     torch.manual_seed(seed)
     case = random_case(points)
     torch.testing.assert_close(bev_pool(*case, CELLS), pool_by_loop(*case))
+
+
+def test_one_order_serves_all_frames_of_a_rig() -> None:
+    weights, features, feature_index, cell_index = random_case(50)
+    order = sort_by_cell(cell_index, CELLS)
+    for frame in range(2):
+        case = weights + frame, features * (frame + 1), feature_index, cell_index
+        assert torch.equal(bev_pool(*case, CELLS, order=order), bev_pool(*case, CELLS))
 
 
 def test_gradients_to_depth_and_features() -> None:
