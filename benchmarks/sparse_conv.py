@@ -24,7 +24,6 @@ from measure import SPCONV, Row, paired_row, single_row, write_results
 from torch import Tensor, nn
 
 import perceptkd.compat  # noqa: F401
-from perceptkd.core.optional import MissingDependencyError, require
 from perceptkd.datasets.simworld import WorldSpec, build_scene, cast_lidar
 from perceptkd.engine.backends import backends
 from perceptkd.ops.sparse import (
@@ -36,6 +35,7 @@ from perceptkd.ops.sparse import (
     chosen_backend,
 )
 from perceptkd.ops.sparse.kernel_map import build_kernel_map
+from perceptkd.optional import MissingDependencyError, require
 
 VOXEL_SIZE_M = 0.1
 RANGE_START_M = (-80.0, -80.0, -2.0)

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from measure import SPCONV, Row, paired_row, single_row, time_ms, write_results
 
-from perceptkd.core.optional import require
 from perceptkd.engine.backends import backends
 from perceptkd.ops.voxelize import dynamic_voxelize, hard_voxelize
+from perceptkd.optional import require
 
 VOXEL_SIZE_M = (0.1, 0.1, 0.1)
 RANGE_M = (-80.0, -80.0, -2.0, 80.0, 80.0, 6.0)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from perceptkd.core.optional import require
 from perceptkd.ops.sparse.kernel_map import KernelMap
+from perceptkd.optional import require
 
 #: What spconv multiplies, by kind of device.
 DTYPES = {"cpu": (torch.float32, torch.float64), "cuda": (torch.float16, torch.float32)}

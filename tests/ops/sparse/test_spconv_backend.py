@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from perceptkd.core.optional import MissingDependencyError
 from perceptkd.ops.sparse import SparseConv3d, SparseConvTranspose3d, SparseInverseConv3d, SparseTensor, SubMConv3d
 from perceptkd.ops.sparse import spconv_backend as module
 from perceptkd.ops.sparse.backend import VARIABLE
+from perceptkd.optional import MissingDependencyError
 
 pytest.importorskip("spconv.pytorch", reason="spconv is not installed")
 

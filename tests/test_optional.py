@@ -7,7 +7,7 @@ import pytest
 from mmengine.registry import VISBACKENDS
 
 from perceptkd.cli.arguments import run_command
-from perceptkd.core.optional import MissingDependencyError, require
+from perceptkd.optional import MissingDependencyError, require
 
 
 @pytest.mark.parametrize(
