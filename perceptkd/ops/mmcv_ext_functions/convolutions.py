@@ -4,7 +4,10 @@ Buffers that mmcv's kernels work in (``columns``, ``ones``) are left as they are
 gradient, so do these.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor
+from torch.nn.functional import pad
 
 from perceptkd.ops import deform_conv as conv_ops
 from perceptkd.ops.masked_conv import masked_col2im, masked_im2col
@@ -91,6 +94,18 @@ def deform_conv_backward_parameters(
     gradWeight.add_(gradient, alpha=scale)
 
 
+def _from_start(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Offsets or masks larger than the output as mmcv's kernels read them: as the start of each sample's memory.
+
+    DyHead passes the offsets of one level to the next smaller one, and its published weights were trained with what
+    that gives. Smaller ones stay as they are, for :func:`perceptkd.ops.deform_conv.deform_conv2d` to refuse.
+    """
+    channels, count = maps.shape[1], maps.shape[1] * size[0] * size[1]
+    if tuple(maps.shape[2:]) == tuple(size) or maps.shape[1:].numel() < count:
+        return maps
+    return maps.flatten(1)[:, :count].view(len(maps), channels, *size)
+
+
 def modulated_deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -115,6 +130,7 @@ def modulated_deform_conv_forward(
     geometry = conv_ops.Geometry(
         (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w), group, deformable_group
     )
+    offset, mask = (_from_start(part, output.shape[2:]) for part in (offset, mask))
     output.copy_(
         conv_ops.deform_conv2d(input, offset, weight, mask=mask, bias=bias if with_bias else None, geometry=geometry)
     )
@@ -153,16 +169,17 @@ def modulated_deform_conv_backward(
     features, kernels, moves, factors = conv_ops.deform_conv2d_gradients(
         grad_output,
         input,
-        offset,
+        _from_start(offset, grad_output.shape[2:]),
         weight,
         wanted=("features", "weight", "offset", "mask"),
-        mask=mask,
+        mask=_from_start(mask, grad_output.shape[2:]),
         geometry=geometry,
     )
     grad_input.add_(features)
     grad_weight.add_(kernels)
-    grad_offset.copy_(moves)
-    grad_mask.copy_(factors)
+    for whole, start in ((grad_offset, moves), (grad_mask, factors)):
+        left = whole.shape[1:].numel() - start.shape[1:].numel()
+        whole.copy_(pad(start.flatten(1), (0, left)).view(whole.shape))
     if with_bias:
         grad_bias.add_(grad_output.sum((0, 2, 3)))
 

@@ -172,12 +172,12 @@ def deform_conv_case(stride: int, groups: int) -> Outputs:
     return with_gradients(output, maps=maps, offset=offset, weight=weight)
 
 
-def modulated_deform_conv_case() -> Outputs:
+def modulated_deform_conv_case(offset_size: tuple[int, int]) -> Outputs:
     from mmcv.ops import modulated_deform_conv2d
 
     random = np.random.RandomState(13)
     maps, weight, bias = leaf(random.randn(2, 4, 9, 10)), leaf(random.randn(6, 2, 3, 3)), leaf(random.randn(6))
-    offset, mask = leaf(random.randn(2, 2 * 2 * 9, 9, 10) * 2), leaf(random.rand(2, 2 * 9, 9, 10))
+    offset, mask = leaf(random.randn(2, 2 * 2 * 9, *offset_size) * 2), leaf(random.rand(2, 2 * 9, *offset_size))
     output = modulated_deform_conv2d(maps, offset, mask, weight, bias, 1, 2, 2, 2, 2)
     return with_gradients(output, maps=maps, offset=offset, mask=mask, weight=weight, bias=bias)
 
@@ -234,7 +234,8 @@ CASES: dict[str, Case] = {
     "roi_align_rotated clockwise": lambda: roi_align_rotated_case(True),
     "deform_conv": lambda: deform_conv_case(1, 2),
     "deform_conv strided": lambda: deform_conv_case(2, 1),
-    "modulated_deform_conv": modulated_deform_conv_case,
+    "modulated_deform_conv": lambda: modulated_deform_conv_case((9, 10)),
+    "modulated_deform_conv with offsets of a larger map": lambda: modulated_deform_conv_case((17, 20)),
     "points_in_boxes": points_in_boxes_case,
     "psamask collect": lambda: psa_mask_case("collect"),
     "psamask distribute": lambda: psa_mask_case("distribute"),
