@@ -26,6 +26,7 @@ import torch
 from measure import write_results
 from tqdm import tqdm
 from zoo_cases import BATCHES_3D, EXCLUDED, LIBRARIES, SIZES_2D, Batch3D, Case, cases, families
+from zoo_inputs import IMAGE, batch_2d, batch_3d, batch_segmentation
 
 TARGET = 0.9
 TIMEOUT_S = 900
@@ -53,7 +54,7 @@ def without_downloads(node: Any, root: Path) -> Any:
     Augmentations of whole batches, which resize them to the size of a real training, go too.
     """
     if isinstance(node, dict):
-        if node.get("type") == "Pretrained":
+        if node.get("type") == "Pretrained" or "://" in str(node.get("checkpoint")):
             return None
         dropped = ("pretrained", "teacher_ckpt", "load_from", "batch_augments")
         return {key: None if key in dropped else without_downloads(value, root) for key, value in node.items()}
@@ -67,6 +68,7 @@ def without_downloads(node: Any, root: Path) -> Any:
 def build_model(case: Case) -> tuple[Any, dict[str, Any]]:
     """The model of a case and its config."""
     from mmengine.config import Config, ConfigDict
+    from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import MODELS, init_default_scope
     from mmengine.utils import import_modules_from_strings
 
@@ -81,21 +83,21 @@ def build_model(case: Case) -> tuple[Any, dict[str, Any]]:
     torch.manual_seed(0)
     model = MODELS.build(ConfigDict(options))
     model.init_weights()
-    return model, options
+    return revert_sync_batchnorm(model), options  # one process has nothing to synchronize with
 
 
 def make_batch(case: Case, options: dict[str, Any], *, training: bool) -> dict[str, Any]:
     """A small batch of the case's kind."""
-    from zoo_inputs import IMAGE, batch_2d, batch_3d, batch_segmentation
-
     torch.manual_seed(0)
-    if case.library == "mmdet":
-        return batch_2d(options, SIZES_2D.get(case.family, IMAGE))
-    if case.library == "mmseg":
-        return batch_segmentation(options)
     batch = BATCHES_3D.get(case.family, Batch3D())
+    samples = batch.samples if training else 1  # as in the loaders of the configs
+    size = SIZES_2D.get(case.library, {}).get(case.family, IMAGE)
+    if case.library == "mmdet":
+        return batch_2d(options, size, samples)
+    if case.library == "mmseg":
+        return batch_segmentation(options, size, samples)
     columns = batch.columns if training else batch.columns - batch.normalized_columns
-    return batch_3d(options, batch.kind, columns=columns, images=batch.images, samples=batch.samples)
+    return batch_3d(options, batch.kind, columns=columns, images=batch.images, samples=samples)
 
 
 def examine(case: Case) -> Outcome:
@@ -114,7 +116,17 @@ def examine(case: Case) -> Outcome:
 
 
 def train_once(model: Any, batch: dict[str, Any]) -> None:
-    """One loss and backward; the loss must be finite and some parameter must get a gradient."""
+    """One loss and backward; the loss must be finite and some parameter must get a gradient.
+
+    Some models ask how far the training is; this is its first step.
+    """
+    from mmengine.logging import MessageHub
+
+    hub = MessageHub.get_current_instance()
+    for name in ("iter", "epoch"):
+        hub.update_info(name, 0)
+    if hasattr(model, "set_epoch"):
+        model.set_epoch(0)
     model.train()
     data = model.data_preprocessor(batch, training=True)
     total, _ = model.parse_losses(model(**data, mode="loss"))

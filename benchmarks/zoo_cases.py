@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 LIBRARIES = ("mmdet", "mmdet3d", "mmseg")
 
@@ -34,6 +33,7 @@ EXCLUDED: dict[str, dict[str, str]] = {
         "lvis": _DATA_ONLY,
         "mask2former_vis": _TRACKER,
         "masktrack_rcnn": _TRACKER,
+        "misc": "Detectron2's own models, which need Detectron2",
         "mm_grounding_dino": _LANGUAGE,
         "objects365": _DATA_ONLY,
         "ocsort": _TRACKER,
@@ -52,12 +52,16 @@ EXCLUDED: dict[str, dict[str, str]] = {
     "mmdet3d": {
         "_base_": _PARTS,
         "benchmark": "other families' models with settings for timing",
+        "fcaf3d": "needs MinkowskiEngine",
         "monoflex": "holds no config",
         "nuimages": "mmdet's models on nuImages",
+        "spvcnn": "needs TorchSparse",
     },
     "mmseg": {
         "_base_": _PARTS,
+        "convnext": _MMPRETRAIN,
         "dsdl": _DATA_ONLY,
+        "poolformer": _MMPRETRAIN,
         "san": "needs CLIP's weights and tokenizer",
         "vpd": "needs Stable Diffusion's weights",
     },
@@ -66,8 +70,10 @@ EXCLUDED: dict[str, dict[str, str]] = {
 #: Where the config of the shortest name is not the one to run.
 CHOSEN: dict[str, dict[str, str]] = {
     "mmdet": {
+        "cascade_rpn": "cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py",
         "centernet": "centernet_r18_8xb16-crop512-140e_coco.py",
         "legacy_1.x": "faster-rcnn_r50_fpn_1x_coco_v1.py",
+        "pisa": "faster-rcnn_r50_fpn_pisa_1x_coco.py",
         "retinanet": "retinanet_r50_fpn_1x_coco.py",
         "rtmdet": "rtmdet_tiny_8xb32-300e_coco.py",
         "yolox": "yolox_tiny_8xb8-300e_coco.py",
@@ -78,12 +84,18 @@ CHOSEN: dict[str, dict[str, str]] = {
         "pointnet2": "pointnet2_ssg_2xb16-cosine-50e_s3dis-seg.py",
         "pointpillars": "pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py",
     },
-    "mmseg": {},
+    "mmseg": {
+        "swin": "swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py",
+        "upernet": "upernet_r50_4xb4-80k_ade20k-512x512.py",
+    },
 }
 
 
-#: Heights and widths of images where the small default would vanish on the way.
-SIZES_2D = {"ssd": (320, 320)}
+#: Heights and widths of images where a model cannot do with the small default.
+SIZES_2D: dict[str, dict[str, tuple[int, int]]] = {
+    "mmdet": {"dino": (256, 256), "ssd": (320, 320)},
+    "mmseg": {"beit": (640, 640), "mae": (512, 512), "mobilenet_v3": (512, 512)},
+}
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,6 @@ class Batch3D:
 BATCHES_3D: dict[str, Batch3D] = {
     "centerpoint": Batch3D(columns=5),
     "dgcnn": Batch3D("depth", columns=9, normalized_columns=3),
-    "fcaf3d": Batch3D("depth", columns=6),
     "fcos3d": Batch3D("camera", columns=0, images=1),
     "groupfree3d": Batch3D("depth", columns=3),
     "h3dnet": Batch3D("depth", columns=4),
@@ -123,7 +134,6 @@ class Case:
     library: str
     family: str
     config: Path
-    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

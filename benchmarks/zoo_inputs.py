@@ -28,36 +28,40 @@ def class_count(model: Mapping[str, Any]) -> int:
     return min((count for count in values_of(model, "num_classes") if isinstance(count, int)), default=80)
 
 
-def batch_2d(model: Mapping[str, Any], size: tuple[int, int] = IMAGE) -> dict[str, Any]:
-    """Two images with boxes, masks and a semantic map, as mmdet's loader collates them."""
+def batch_2d(model: Mapping[str, Any], size: tuple[int, int] = IMAGE, samples: int = 2) -> dict[str, Any]:
+    """Images with boxes, proposals and a semantic map, as mmdet's loader collates them; with masks for who asks."""
     from mmdet.testing import demo_mm_inputs
+    from mmengine.structures import InstanceData, PixelData
 
     classes = class_count(model)
-    stuff = sum(count for count in values_of(model, "num_stuff_classes") if isinstance(count, int))
+    stuff = max((count for count in values_of(model, "num_stuff_classes") if isinstance(count, int)), default=0)
+    masks = any(True for key in ("mask_head", "panoptic_head") for _ in values_of(model, key))
     batch = demo_mm_inputs(
-        2, (3, *size), num_items=[3, 4], num_classes=max(2, classes), with_mask=True, with_semantic=True
+        samples, (3, *size), num_items=[3, 4][:samples], num_classes=max(2, classes), with_mask=masks
     )
     for sample in batch["data_samples"]:
         sample.gt_instances.labels %= classes
-        shape = (1, *size)
-        sample.gt_sem_seg.sem_seg = torch.randint(0, max(1, classes + (stuff if stuff else 0)), shape)
+        sample.gt_sem_seg = PixelData(sem_seg=torch.randint(0, classes + stuff, (1, *size)))
+        boxes = sample.gt_instances.bboxes
+        sample.proposals = InstanceData(bboxes=boxes + 2, scores=torch.ones(len(boxes)))
         sample.set_metainfo({"batch_input_shape": size, "text": "a thing. another thing.", "custom_entities": False})
     return batch
 
 
-def batch_segmentation(model: Mapping[str, Any], size: tuple[int, int] = IMAGE) -> dict[str, Any]:
-    """Two images with a class per pixel, as mmseg's loader collates them."""
+def batch_segmentation(model: Mapping[str, Any], size: tuple[int, int] = IMAGE, samples: int = 2) -> dict[str, Any]:
+    """Images with a class per pixel, as mmseg's loader collates them."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
-    samples = []
-    for _ in range(2):
+    truths, images = [], []
+    for _ in range(samples):
+        images.append(torch.randint(0, 256, (3, *size), dtype=torch.uint8))
         sample = SegDataSample(metainfo={"img_shape": size, "ori_shape": size, "pad_shape": size, "flip": False})
         labels = torch.randint(0, class_count(model), (1, *size))
         sample.gt_sem_seg = PixelData(data=labels)
         sample.gt_edge_map = PixelData(data=(labels == 0).long())
-        samples.append(sample)
-    return {"inputs": [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for _ in range(2)], "data_samples": samples}
+        truths.append(sample)
+    return {"inputs": images, "data_samples": truths}
 
 
 def batch_3d(model: Mapping[str, Any], kind: str, *, columns: int = 4, images: int = 0, samples: int = 2) -> dict:
@@ -143,26 +147,31 @@ def metainfo(box_type: type, images: int) -> dict[str, Any]:
     camera = np.array([[80.0, 0, width / 2, 0], [0, 80.0, height / 2, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     from_lidar = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0.1], [0, 0, 0, 1]])
     to_image = camera @ from_lidar
-    several = images > 1
+    of_images = {
+        "scale_factor": np.ones(2),
+        "flip": False,
+        "cam2img": camera.astype(np.float32),
+        "ori_cam2img": camera.astype(np.float32),
+        "lidar2cam": from_lidar.astype(np.float32),
+        "lidar2img": to_image.astype(np.float32),
+    }
     return {
         "box_type_3d": box_type,
         "box_mode_3d": None,
         "img_shape": IMAGE,
         "ori_shape": IMAGE,
         "pad_shape": IMAGE,
-        "scale_factor": np.array([1.0, 1.0]),
-        "flip": False,
+        "num_views": images,
+        "num_ref_frames": 0,
         "pcd_horizontal_flip": False,
         "pcd_vertical_flip": False,
         "pcd_scale_factor": 1.0,
         "pcd_rotation": torch.eye(3),
         "pcd_trans": np.zeros(3),
         "transformation_3d_flow": [],
-        "cam2img": [camera.astype(np.float32)] * images if several else camera.astype(np.float32),
-        "lidar2cam": [from_lidar.astype(np.float32)] * images if several else from_lidar.astype(np.float32),
-        "lidar2img": [to_image.astype(np.float32)] * images if several else to_image.astype(np.float32),
-        "depth2img": to_image.astype(np.float32),
+        "depth2img": to_image[:3, :3].astype(np.float32),
         "trans_mat": np.eye(3, dtype=np.float32),
         "affine_aug": False,
         "sample_idx": 0,
+        **{name: [value] * images if images > 1 else value for name, value in of_images.items()},
     }
