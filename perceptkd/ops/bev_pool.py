@@ -23,12 +23,15 @@ class CellOrder:
     Attributes:
         points: int64 [K], sorted by cell and then by index.
         offsets: int64 [num_cells + 1], where each cell's points start.
+        num_points: of the rig, those outside the grid too.
     """
 
     points: Tensor
     offsets: Tensor
+    num_points: int
 
 
+@torch.inference_mode(False)
 def sort_by_cell(cell_index: Tensor, num_cells: int) -> CellOrder:
     """The order that :func:`bev_pool` sums in; where cameras and grid stay in place, one serves all frames.
 
@@ -41,7 +44,7 @@ def sort_by_cell(cell_index: Tensor, num_cells: int) -> CellOrder:
         raise ValueError(f"cell_index holds cell {int(cells.max())}, but there are {num_cells} cells")
     points = argsort_keys(cells)
     borders = torch.arange(num_cells + 1, device=cells.device)
-    return CellOrder(points, torch.searchsorted(cells[points], borders))
+    return CellOrder(points, torch.searchsorted(cells[points], borders), len(cells))
 
 
 def bev_pool(
@@ -77,6 +80,11 @@ def bev_pool(
     check_vector("cell_index", cell_index, len(depth_weights))
     if order is None:
         order = sort_by_cell(cell_index, num_cells)
+    elif (order.num_points, len(order.offsets) - 1) != (len(cell_index), num_cells):
+        raise ValueError(
+            f"order was made for {order.num_points} points and {len(order.offsets) - 1} cells, but there are "
+            f"{len(cell_index)} and {num_cells}; make one with sort_by_cell(cell_index, num_cells)"
+        )
     table = features if features.dtype == torch.float64 else features.float()
     rows, weights = feature_index.long()[order.points], depth_weights[order.points].to(table.dtype)
     if runs_on_triton(table):

@@ -40,6 +40,22 @@ def test_one_order_serves_all_frames_of_a_rig() -> None:
         assert torch.equal(bev_pool(*case, CELLS, order=order), bev_pool(*case, CELLS))
 
 
+def test_an_order_of_another_rig_is_refused() -> None:
+    weights, features, feature_index, cell_index = random_case(50)
+    for order in (sort_by_cell(cell_index[:40], CELLS), sort_by_cell(cell_index, CELLS + 1)):
+        with pytest.raises(ValueError, match=r"make one with sort_by_cell"):
+            bev_pool(weights, features, feature_index, cell_index, CELLS, order=order)
+
+
+def test_an_order_made_in_a_prediction_serves_a_training() -> None:
+    weights, features, feature_index, cell_index = random_case(50)
+    with torch.inference_mode():
+        order = sort_by_cell(cell_index.clone(), CELLS)
+    weights.requires_grad_()
+    bev_pool(weights, features, feature_index, cell_index, CELLS, order=order).sum().backward()
+    assert weights.grad.any()
+
+
 def test_gradients_to_depth_and_features() -> None:
     weights, features, feature_index, cell_index = random_case(30)
     weights.requires_grad_()
