@@ -43,10 +43,11 @@ class SparseSequential(SparseModule):
             self.add(module, name)
 
     def __getitem__(self, index: int) -> nn.Module:
-        return list(self.children())[index]
+        return list(self)[index]
 
     def __iter__(self) -> Iterator[nn.Module]:
-        return self.children()
+        """The modules in order; one that was added twice comes twice."""
+        return (module for module in self._modules.values() if module is not None)
 
     def __len__(self) -> int:
         return len(self._modules)
@@ -65,7 +66,7 @@ class SparseSequential(SparseModule):
             module = modules.pop(0)
             if isinstance(value, SparseTensor) and modules and _is_foldable(module, modules[0]):
                 folded: SparseTensor = module(value, norm=modules.pop(0))
-                if modules and type(modules[0]) is nn.ReLU and not _has_hooks(modules[0]):
+                if modules and type(modules[0]) is nn.ReLU and not _is_watched(modules[0]):
                     modules.pop(0)
                     folded.features.relu_()
                 value = folded
@@ -76,15 +77,31 @@ class SparseSequential(SparseModule):
         return value
 
 
+_FORWARDS_OF_NORMS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
 def _is_foldable(module: nn.Module, norm: nn.Module) -> bool:
     """Whether the two give the same as one layer, and nobody looks at what is between them."""
     is_fixed = isinstance(norm, _BatchNorm) and not norm.training and norm.running_mean is not None
-    return is_fixed and isinstance(module, SparseModule) and module.folds_norm and not _has_hooks(module, norm)
+    is_plain = type(norm).forward in _FORWARDS_OF_NORMS
+    return (
+        is_fixed
+        and is_plain
+        and isinstance(module, SparseModule)
+        and module.folds_norm
+        and not _is_watched(module, norm)
+    )
 
 
-def _has_hooks(*modules: nn.Module) -> bool:
+def _is_watched(*modules: nn.Module) -> bool:
+    """Whether somebody waits for a module's call: a hook on it or on all modules, or a forward of this object alone."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for module in modules for kind in kinds)
+    for_all = any(getattr(nn.modules.module, f"_global{kind}") for kind in kinds)
+    return (
+        for_all
+        or any(getattr(module, kind) for module in modules for kind in kinds)
+        or any("forward" in vars(module) for module in modules)
+    )
 
 
 class ToDense(SparseModule):
