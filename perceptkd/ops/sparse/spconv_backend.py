@@ -18,7 +18,7 @@ DTYPES = {"cpu": (torch.float32, torch.float64), "cuda": (torch.float16, torch.f
 def convolve(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     """As :func:`perceptkd.ops.sparse.torch_backend.convolve`, in float32 or float64 on CPU, float16 or float32 on CUDA.
 
-    spconv's CPU code adds rows without regard to who else does: use one thread where the result matters.
+    On CPU it runs on one thread: on several, spconv's code adds to rows that others add to, and loses sums.
     """
     allowed = DTYPES.get(features.device.type, ())
     if features.dtype not in allowed:
@@ -37,7 +37,7 @@ class _Convolve(torch.autograd.Function):
         pairs, counts = kernel_map.neighbours.pairs
         if counts.max() == 0:
             return features.new_zeros(kernel_map.num_targets, weight.shape[2])
-        with _spconv_ops() as ops:
+        with _spconv_ops(features.device) as ops:
             return ops.indice_conv(features, _as_filters(weight), pairs, counts, kernel_map.num_targets)
 
     @staticmethod
@@ -47,7 +47,7 @@ class _Convolve(torch.autograd.Function):
         pairs, counts = ctx.kernel_map.neighbours.pairs
         if counts.max() == 0:
             return torch.zeros_like(features), torch.zeros_like(weight), None
-        with _spconv_ops() as ops:
+        with _spconv_ops(features.device) as ops:
             by_features, by_filters = ops.indice_conv_backward(
                 features, _as_filters(weight), gradient.contiguous(), pairs, counts
             )
@@ -60,13 +60,18 @@ def _as_filters(weight: Tensor) -> Tensor:
 
 
 @contextmanager
-def _spconv_ops() -> Iterator[Any]:
-    """spconv's functions; without CUDA, their backward asks in vain for its current stream, which CPU code ignores."""
+def _spconv_ops(device: torch.device) -> Iterator[Any]:
+    """spconv's functions, on one thread on CPU, where their backward asks in vain for a CUDA stream that it ignores."""
     ops: Any = require("spconv.pytorch.ops", package="spconv")
-    stream = ops.get_current_stream
+    if device.type != "cpu":
+        yield ops
+        return
+    stream, threads = ops.get_current_stream, torch.get_num_threads()
     if not torch.cuda.is_available():
         ops.get_current_stream = lambda: 0
+    torch.set_num_threads(1)
     try:
         yield ops
     finally:
+        torch.set_num_threads(threads)
         ops.get_current_stream = stream

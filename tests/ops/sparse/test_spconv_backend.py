@@ -41,6 +41,29 @@ def test_equals_the_torch_backend(build, make_tensor, monkeypatch) -> None:
     torch.testing.assert_close(outcome(layers, tensor), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_threads_lose_no_sum(two_threads, monkeypatch) -> None:
+    """spconv's own threads are off by a fifth on a cloud of this size."""
+    torch.manual_seed(0)
+    cells = torch.randperm(40**3)[:30000]
+    coordinates = torch.stack((cells * 0, cells // 1600, cells // 40 % 40, cells % 40), dim=1).int()
+    tensor = SparseTensor(torch.randn(len(cells), 64, requires_grad=True), coordinates, (40, 40, 40), 1)
+    layer = SubMConv3d(64, 64, 3)
+    monkeypatch.setenv(VARIABLE, "torch")
+    expected = outcome([layer], tensor)
+    monkeypatch.setenv(VARIABLE, "spconv")
+    for _ in range(3):
+        torch.testing.assert_close(outcome([layer], tensor), expected, rtol=1e-3, atol=1e-3)
+    assert torch.get_num_threads() == 2
+
+
 def test_no_sites_at_all(monkeypatch) -> None:
     monkeypatch.setenv(VARIABLE, "spconv")
     features = torch.ones(0, 3, requires_grad=True)
