@@ -81,10 +81,12 @@ class KernelMap:
         return self.plan.mirrored(len(self.pairs)) if self.symmetric else self.flipped().plan
 
 
+@torch.inference_mode(False)
 def build_kernel_map(sites: Sites, geometry: Geometry) -> tuple[KernelMap, Sites]:
     """The map of one layer and the sites of its output; computed once per sites and geometry.
 
-    Submanifold output keeps the input's sites and order of rows, all other output is sorted by cell.
+    Submanifold output keeps the input's sites and order of rows, all other output is sorted by cell. A map that a
+    prediction built serves a training too.
     """
     if geometry not in sites.maps:
         build = _submanifold_map if geometry.kind == "submanifold" else _resampling_map

@@ -18,6 +18,8 @@ from perceptkd.ops.sparse.keys import INT64_MAX
 
 _ROWS_WORTH_A_THREAD = 1 << 14
 _AXES = 3
+#: Grids longer than this and than the number of voxels do without tables of positions, which would be mostly unused.
+_TABLE_ROWS = 1 << 16
 
 
 def neighbour_pairs(keys: Tensor, starts: Sequence[int], width: int, step: int, count: int) -> list[Pairs]:
@@ -105,26 +107,30 @@ def reached_keys(coordinates: Tensor, geometry: Geometry, shape: Sequence[int]) 
     Returns:
         int32 [P] input rows, int64 [P] keys of output cells, and how many pairs each kernel cell has.
     """
-    if coordinates.device.type != "cpu":
+    extents = (coordinates[:, 1:].amax(0) + 1).tolist() if len(coordinates) else [0] * len(shape)
+    if coordinates.device.type != "cpu" or sum(extents) > _TABLE_ROWS + len(coordinates):
         return _reached_keys_torch(coordinates, geometry, shape)
     array = coordinates.numpy()
     missing = _AXES - len(shape)  # further axes, of one cell
     columns = np.concatenate((array[:, :1], np.zeros((len(array), missing), array.dtype), array[:, 1:]), axis=1)
-    joined = np.full((_AXES, int(array.max(initial=0)) + 1, max(geometry.kernel_size)), -1, np.int64)
-    joined[:missing, 0, 0] = 0
-    for axis, length in enumerate(shape):
-        positions = torch.arange(joined.shape[1])
-        for cell in range(geometry.kernel_size[axis]):
-            output, is_valid = _output_positions(positions, geometry, axis, cell, length)
-            joined[missing + axis, :, cell] = torch.where(is_valid, output, -1)
-    sizes, lengths = (np.array([1] * missing + list(of_axis)) for of_axis in (geometry.kernel_size, shape))
+    tables = [np.zeros((1, 1), np.int64)] * missing
+    tables += [_position_table(extents[axis], geometry, axis, length) for axis, length in enumerate(shape)]
+    table_z, table_y, table_x = tables
+    lengths = np.array([1] * missing + list(shape))
     rows, keys = np.empty((geometry.volume, len(array)), np.int32), np.empty((geometry.volume, len(array)), np.int64)
     counts = np.zeros(geometry.volume, np.int64)
-    _reached_keys_numba(columns, joined, sizes, lengths, rows, keys, counts)
+    _reached_keys_numba(columns, table_z, table_y, table_x, lengths, rows, keys, counts)
     parts = [
         (torch.from_numpy(rows[cell, :size]), torch.from_numpy(keys[cell, :size])) for cell, size in enumerate(counts)
     ]
     return torch.cat([part for part, _ in parts]), torch.cat([part for _, part in parts]), counts.tolist()
+
+
+def _position_table(extent: int, geometry: Geometry, axis: int, length: int) -> np.ndarray:
+    """int64 [extent, kernel size]: where each input position goes along one axis, -1 for nowhere."""
+    positions = torch.arange(extent)
+    outputs = [_output_positions(positions, geometry, axis, cell, length) for cell in range(geometry.kernel_size[axis])]
+    return torch.stack([torch.where(is_valid, output, -1) for output, is_valid in outputs], dim=1).numpy()
 
 
 def _reached_keys_torch(
@@ -168,31 +174,28 @@ def _output_positions(position: Tensor, geometry: Geometry, axis: int, cell: int
 @njit(cache=True, nogil=True)
 def _reached_keys_numba(
     columns: np.ndarray,
-    joined: np.ndarray,
-    sizes: np.ndarray,
+    table_z: np.ndarray,
+    table_y: np.ndarray,
+    table_x: np.ndarray,
     lengths: np.ndarray,
     rows: np.ndarray,
     keys: np.ndarray,
     counts: np.ndarray,
 ) -> None:
-    """Fills rows, keys and counts of every kernel cell.
-
-    ``joined`` holds, by axis, input position and kernel cell, the output position or -1; sizes and lengths are those of
-    the kernel and of the output's grid.
-    """
+    """Fills rows, keys and counts of every kernel cell, by the position tables of the axes and the output's grid."""
     for row in range(columns.shape[0]):
         sample, z, y, x = columns[row]
-        for cell_z in range(sizes[0]):
-            if joined[0, z, cell_z] < 0:
+        for cell_z in range(table_z.shape[1]):
+            if table_z[z, cell_z] < 0:
                 continue
-            plane = sample * lengths[0] + joined[0, z, cell_z]
-            for cell_y in range(sizes[1]):
-                if joined[1, y, cell_y] < 0:
+            plane = sample * lengths[0] + table_z[z, cell_z]
+            for cell_y in range(table_y.shape[1]):
+                if table_y[y, cell_y] < 0:
                     continue
-                line = plane * lengths[1] + joined[1, y, cell_y]
-                for cell_x in range(sizes[2]):
-                    if joined[2, x, cell_x] >= 0:
-                        cell = (cell_z * sizes[1] + cell_y) * sizes[2] + cell_x
+                line = plane * lengths[1] + table_y[y, cell_y]
+                for cell_x in range(table_x.shape[1]):
+                    if table_x[x, cell_x] >= 0:
+                        cell = (cell_z * table_y.shape[1] + cell_y) * table_x.shape[1] + cell_x
                         rows[cell, counts[cell]] = row
-                        keys[cell, counts[cell]] = line * lengths[2] + joined[2, x, cell_x]
+                        keys[cell, counts[cell]] = line * lengths[2] + table_x[x, cell_x]
                         counts[cell] += 1

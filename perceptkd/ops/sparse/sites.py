@@ -61,6 +61,7 @@ class Sites:
         return len(self.spatial_shape)
 
     @cached_property
+    @torch.inference_mode(False)
     def order(self) -> Order | None:
         """How to sort the rows by cell; None where they are sorted. Raises ValueError when a cell occurs twice."""
         keys = pack_keys(self.coordinates, self.spatial_shape)

@@ -7,7 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceptkd.ops.sparse import SparseConv3d, SparseInverseConv3d, SparseMaxPool3d, SubMConv3d, gather_plan, map_search
+from perceptkd.ops.sparse import (
+    SparseAvgPool3d,
+    SparseConv3d,
+    SparseInverseConv3d,
+    SparseMaxPool3d,
+    SparseTensor,
+    SubMConv3d,
+    gather_plan,
+    map_search,
+)
 from perceptkd.ops.sparse import kernel_map as kernel_map_module
 from perceptkd.ops.sparse.geometry import Geometry
 from perceptkd.ops.sparse.kernel_map import KernelMap, build_kernel_map
@@ -165,3 +174,25 @@ def test_wrong_use_of_a_key_is_named(make_tensor) -> None:
         SubMConv3d(3, 3, 3, indice_key="a").double()(down)
     with pytest.raises(ValueError, match="'a' is taken by a layer on Geometry"):
         SubMConv3d(3, 3, 5, indice_key="a").double()(subm)
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: SubMConv3d(3, 4, 3), lambda: SparseConv3d(3, 4, 3, 2), lambda: SparseAvgPool3d(2)]
+)
+def test_maps_made_in_a_prediction_serve_a_training(make_tensor, build) -> None:
+    layer, tensor = build(), make_tensor(dtype=torch.float32, requires_grad=True)
+    with torch.inference_mode():
+        predicted = layer(tensor).features
+    trained = layer(tensor).features
+    torch.testing.assert_close(trained, predicted.clone())
+    trained.sum().backward()
+    assert tensor.features.grad.any()
+
+
+def test_far_coordinates_cost_no_table(monkeypatch) -> None:
+    """Two voxels twenty million cells apart; a table of positions would take gigabytes."""
+    monkeypatch.setattr(map_search, "_position_table", None)
+    coordinates = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 20_000_000]]).int()
+    tensor = SparseTensor(torch.ones(2, 1), coordinates, (2, 2, 20_000_002), 1)
+    result = SparseConv3d(1, 1, 2, 2)(tensor)
+    assert result.coordinates.tolist() == [[0, 0, 0, 0], [0, 0, 0, 10_000_000]]
