@@ -50,13 +50,16 @@ def read_config(
 
 def _refuse_variables(config: Config, options: Mapping[str, Any]) -> None:
     """Options are merged after the file was read: a variable that other entries were made from would change nothing."""
+    nodes = list(_nodes(config.to_dict()))
     for name, value in options.items():
-        read = config.get(name)
+        if name not in config:
+            continue  # part of an entry, or new
+        read = config.to_dict()[name]
         made = [
             path
-            for path, leaf in _leaves(config.to_dict())
-            if path != name and leaf == read and type(leaf) is type(read)
-            if isinstance(read, str) or path.rsplit(".", 1)[-1] == name
+            for path, node in nodes
+            if path.split(".")[0] != name and type(node) is type(read) and node == read
+            if path.rsplit(".", 1)[-1] == name or _is_distinctive(read)
         ]
         if name not in RUNNER_KEYS and made and value != read:
             raise UserError(
@@ -65,14 +68,18 @@ def _refuse_variables(config: Config, options: Mapping[str, Any]) -> None:
             )
 
 
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted paths and values, as ``--cfg-options`` names them."""
-    if isinstance(node, Mapping | list | tuple):
-        items = node.items() if isinstance(node, Mapping) else enumerate(node)
-        for key, value in items:
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
+def _is_distinctive(value: Any) -> bool:
+    """Whether another entry hardly equals this one by chance."""
+    return (isinstance(value, str) and len(value) > 8) or (isinstance(value, list | tuple | Mapping) and len(value) > 2)
+
+
+def _nodes(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted paths and values of everything below, as ``--cfg-options`` names them."""
+    if path:
         yield path, node
+    if isinstance(node, Mapping | list | tuple):
+        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from _nodes(value, f"{path}.{key}" if path else str(key))
 
 
 def build_runner(

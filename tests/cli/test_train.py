@@ -106,14 +106,17 @@ def test_an_option_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
     path.write_text(
         "root = 'data/here'\nepochs = 3\nlog_level = 'INFO'\nname = 'INFO'\n"
         "data = [dict(root=root), dict(files=dict(root=root))]\ntrain_cfg = dict(epochs=epochs, interval=3)\n"
+        "tag = 'none'\nlauncher = 'none'\nbounds = [0.0, -1.0, 2.0]\nmodel = dict(point_cloud_range=bounds)\n"
     )
     with pytest.raises(UserError, match=r"root is a variable, .* instead: data.0.root=..., data.1.files.root=...$"):
         read_config(path, options={"root": "data/there"})
     with pytest.raises(UserError, match=r"Set these instead: train_cfg.epochs=...$"):
         read_config(path, options={"epochs": 4})
-    options = {"data.0.root": "data/there", "log_level": "DEBUG", "root": "data/here", "new": 1}
+    with pytest.raises(UserError, match=r"Set these instead: model.point_cloud_range=...$"):
+        read_config(path, options={"bounds": [0.0, -2.0, 2.0]})
+    options = {"data.0.root": "data/there", "log_level": "DEBUG", "root": "data/here", "new": 1, "tag": "first"}
     config = read_config(path, options=options)
-    assert (config.data[0].root, config.log_level, config.new) == ("data/there", "DEBUG", 1)
+    assert (config.data[0].root, config.log_level, config.new, config.tag) == ("data/there", "DEBUG", 1, "first")
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture) -> None:
