@@ -38,5 +38,6 @@ def test_every_case_has_its_golden_and_every_golden_its_case() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_gives_what_compiled_mmcv_gives(name: str) -> None:
     found = CASES[name]()
-    expected = {key: torch.from_numpy(GOLDENS[f"{name}/{key}"]) for key in found}
+    keys = [file.removeprefix(f"{name}/") for file in GOLDENS.files if file.startswith(f"{name}/")]
+    expected = {key: torch.from_numpy(GOLDENS[f"{name}/{key}"]) for key in keys}
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
