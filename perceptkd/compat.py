@@ -111,7 +111,7 @@ def voxelize_for_minkunet_on_any_device(data_preprocessor: ModuleType) -> Iterat
             cell -= cell.amin(0)
             chosen, voxel_of_point = self.sparse_quantize(cell.cpu().numpy(), return_index=True, return_inverse=True)
             if self.training and self.max_voxels is not None and len(chosen) > self.max_voxels:
-                chosen = chosen[torch.randperm(len(chosen))[: self.max_voxels].numpy()]
+                chosen = np.random.choice(chosen, self.max_voxels, replace=False)  # noqa: NPY002 (upstream's draw)
             picked = torch.from_numpy(chosen).to(rows.device)
             labels = sample.gt_pts_seg
             if hasattr(labels, "pts_semantic_mask"):

@@ -156,3 +156,9 @@ def test_voxels_of_minkunet_need_no_cuda(batch_first: bool) -> None:
     assert samples[0].point2voxel_map.tolist() == [0, 0, 1]
     assert samples[0].gt_pts_seg.voxel_semantic_mask.tolist() == [2, 4]
     assert samples[1].batch_idx.tolist() == [1]
+    preprocessor.max_voxels = 1
+    np.random.seed(0)  # noqa: NPY002 (upstream's draw)
+    chosen = preprocessor.voxelize(points[:1], samples[:1])["voxels"].tolist()
+    np.random.seed(0)  # noqa: NPY002
+    assert chosen == [points[0][np.random.choice([0, 2], 1, replace=False)[0]].tolist()]  # noqa: NPY002
+    assert len(preprocessor.eval().voxelize(points[:1], samples[:1])["voxels"]) == 2
