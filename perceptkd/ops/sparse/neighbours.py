@@ -25,11 +25,16 @@ class NeighbourTable:
     rows: Tensor
 
     @cached_property
+    def own_order(self) -> Tensor:
+        """int32 [M]: target rows as they come."""
+        return torch.arange(self.rows.shape[1], dtype=torch.int32, device=self.rows.device)
+
+    @cached_property
     def order(self) -> Tensor:
         """int32 [M]: target rows, those with the same pattern of neighbours beside each other where K allows it."""
         volume, targets = self.rows.shape
         if volume > _PATTERN_BITS:
-            return torch.arange(targets, dtype=torch.int32, device=self.rows.device)
+            return self.own_order
         pattern = torch.zeros(targets, dtype=torch.int64, device=self.rows.device)
         for cell in range(volume):
             pattern |= (self.rows[cell] >= 0).long() << cell

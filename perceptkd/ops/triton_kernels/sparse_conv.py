@@ -2,7 +2,8 @@
 
 A table says for every target row which source row each kernel cell meets. A program owns a block of target rows and of
 output channels: it gathers sources cell by cell, skips the cells that none of its rows has, and adds up in float32.
-No two programs write to one place, so runs that chose the same tile repeat exactly.
+No two programs write to one place, so runs with the same tile repeat exactly; the
+tile that was fastest is kept in Triton's cache for later processes.
 """
 
 import os
@@ -19,7 +20,7 @@ _SPLIT_ROWS = 8192
 
 
 def _tile_choices() -> list[triton.Config]:
-    """Tiles that the autotuner tries once per shape of the problem; the interpreter has nothing to time."""
+    """Tiles that the autotuner tries once per shape of the problem and GPU; the interpreter has nothing to time."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         return [triton.Config({"BLOCK_M": _ROWS, "BLOCK_N": 32, "BLOCK_K": 16})]
     return [
@@ -95,7 +96,9 @@ def _precision() -> str:
     return "tf32" if is_narrow else "ieee"
 
 
-@triton.autotune(configs=_tile_choices(), key=["in_channels", "out_channels", "volume", "PRECISION"])
+@triton.autotune(
+    configs=_tile_choices(), key=["in_channels", "out_channels", "volume", "PRECISION"], cache_results=True
+)
 @triton.jit
 def _gather_multiply_kernel(
     features, weight, neighbours, order, result, targets, in_channels, out_channels, volume,

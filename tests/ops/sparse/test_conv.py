@@ -257,18 +257,36 @@ def test_wrong_inputs_are_named(make_tensor) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("layer_type", [SubMConv3d, SparseConv3d])
-def test_cuda_equals_cpu(layer_type, make_tensor) -> None:
-    tensor = make_tensor((12, 12, 12), channels=16, requires_grad=True)
-    layer = layer_type(16, 8, 3, padding=1).double()
-    output = layer(tensor)
-    expected = torch.autograd.grad((output.features**2).sum(), [tensor.features, layer.weight])
-    moved, layer = tensor.to("cuda"), layer.cuda()
-    result = layer(moved)
-    torch.testing.assert_close(result.to_dense().cpu(), output.to_dense())
-    gradients = torch.autograd.grad((result.features**2).sum(), [tensor.features, layer.weight])
-    for mine, reference in zip(gradients, expected):
-        torch.testing.assert_close(mine.cpu(), reference)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-10), (torch.float32, 1e-4), (torch.float16, 2e-2), (torch.bfloat16, 1e-1)],
+)
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: SubMConv3d(16, 72, 3),
+        lambda: SparseConv3d(16, 8, 3, padding=1),
+        lambda: SparseConvTranspose3d(16, 8, 2, 2),
+        lambda: SparseSequential(
+            SparseConv3d(16, 8, 3, 2, 1, indice_key="down"), SparseInverseConv3d(8, 8, 3, indice_key="down")
+        ),
+        lambda: SparseSequential(SubMConv3d(16, 8, 3), torch.nn.BatchNorm1d(8), torch.nn.ReLU()).eval(),
+    ],
+    ids=["submanifold", "strided", "transposed", "down and up", "folded"],
+)
+def test_cuda_equals_cpu(build, dtype: torch.dtype, tolerance: float, make_tensor) -> None:
+    """In the same type, by the backend that each device chooses; the reference in float64."""
+    tensor, layer = make_tensor((12, 12, 12), channels=16, requires_grad=True), build().double()
+
+    def outcome(tensor, layer) -> list[torch.Tensor]:
+        dense = layer(tensor).to_dense()
+        return [dense, *torch.autograd.grad(dense.square().mean(), [tensor.features, *layer.parameters()])]
+
+    expected = outcome(tensor, layer)
+    moved = tensor.to("cuda").replace_feature(tensor.features.detach().to("cuda", dtype).requires_grad_())
+    for mine, reference in zip(outcome(moved, layer.to("cuda", dtype)), expected, strict=True):
+        scale = float(reference.detach().abs().max()) + 1e-9
+        torch.testing.assert_close(mine.cpu().double() / scale, reference / scale, rtol=0, atol=tolerance)
 
 
 def test_a_keyed_layer_reads_the_cells_of_the_first_layer_with_its_key(make_tensor) -> None:

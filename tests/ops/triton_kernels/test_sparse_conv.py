@@ -14,6 +14,7 @@ from perceptkd.ops.sparse import (
     SparseTensor,
     SubMConv2d,
     SubMConv3d,
+    triton_backend,
 )
 from perceptkd.ops.sparse.backend import VARIABLE
 
@@ -52,8 +53,10 @@ def run(
     return [output.detach().cpu(), *(gradient.cpu() for gradient in gradients)]
 
 
+@pytest.mark.parametrize("is_sorted", [True, False], ids=["rows by pattern", "rows as they come"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_equals_the_torch_backend(kernel_device: str, name: str) -> None:
+def test_equals_the_torch_backend(kernel_device: str, name: str, is_sorted: bool, monkeypatch) -> None:
+    monkeypatch.setattr(triton_backend, "SORTED_FROM_CHANNELS", 1 if is_sorted else 1000)
     shape, build = LAYERS[name]
     layer, cells = build(), random_cells(shape, density=0.4)
     channels = next(layer.parameters()).shape[-1] if name != "down and up" else 4
