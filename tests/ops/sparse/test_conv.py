@@ -280,7 +280,7 @@ def test_cuda_equals_cpu(build, dtype: torch.dtype, tolerance: float, make_tenso
 
     def outcome(tensor, layer) -> list[torch.Tensor]:
         dense = layer(tensor).to_dense()
-        return [dense, *torch.autograd.grad(dense.square().mean(), [tensor.features, *layer.parameters()])]
+        return [dense, *torch.autograd.grad(dense.square().sum(), [tensor.features, *layer.parameters()])]
 
     expected = outcome(tensor, layer)
     moved = tensor.to("cuda").replace_feature(tensor.features.detach().to("cuda", dtype).requires_grad_())
