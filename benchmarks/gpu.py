@@ -5,9 +5,11 @@ spconv runs beside ours in the same process where it is installed (pip install s
 maps where the row is about networks or maps, and keep them where it is about one layer. Without a CUDA device every row
 says that it was not measured.
 
+PERCEPTKD_TRITON is set to on unless it says otherwise.
+
 Examples:
-    PERCEPTKD_TRITON=on python benchmarks/gpu.py
-    PERCEPTKD_TRITON=on python benchmarks/gpu.py --points /data/spconv/benchmark-pc.npz
+    python benchmarks/gpu.py
+    python benchmarks/gpu.py --points /data/spconv/benchmark-pc.npz
 """
 
 from __future__ import annotations
@@ -21,16 +23,18 @@ from typing import Any
 
 import torch
 from measure import Row, paired_row, single_row, time_ms, write_results
-from sparse_conv import SHAPE, load_points, load_spconv, occupied_cells
+from sparse_conv import RANGE_START_M, SHAPE, VOXEL_SIZE_M, load_points, load_spconv, occupied_cells
 from torch import Tensor, nn
 
 from perceptkd.engine.backends import backends
 from perceptkd.ops import sparse
-from perceptkd.ops.bev_pool import bev_pool
+from perceptkd.ops.bev_pool import bev_pool, sort_by_cell
 from perceptkd.ops.sparse.kernel_map import build_kernel_map
+from perceptkd.ops.triton_kernels import VARIABLE
 from perceptkd.ops.voxelize import hard_voxelize
 
 PEER = "spconv CUDA"
+SCATTER = "lift and index_add"
 WIDTHS = (64, 96, 128, 160, 192, 224, 256)
 LAYER_CHANNELS = (32, 64, 128)
 COPIES = 8
@@ -41,10 +45,12 @@ TARGETS_MS = {
     "spconv large, float16, forward": 10.0,
     "spconv large, float16, backward": 18.0,
     "kernel map, submanifold 3": 0.06,
-    "BEV pooling": 0.03,
+    "BEV pooling, cells looked at once for all frames": 0.03,
     "hard voxelization": 0.3,
 }
 LAYER_TARGET_MS = 0.04
+#: Rows without a target.
+FURTHER_ROWS = ("BEV pooling with its sort",)
 #: Memory bandwidth in TB/s and dense float16 TFLOP/s, by a part of the device's name; data sheets of the SXM cards.
 ROOFLINES = {"H200": (4.8, 989.0), "H100": (3.35, 989.0), "A100": (2.0, 312.0)}
 
@@ -67,16 +73,26 @@ class Setting:
 
         return run
 
-    def row(self, name: str, ours: Callable[[], Any], peer: Callable[[], Any] | None, *, note: str = "") -> Row:
+    def row(
+        self, name: str, ours: Callable[[], Any], peer: Callable[[], Any] | None, *, note: str = "", against: str = PEER
+    ) -> Row:
         """Times ours, beside the peer where there is one; ``met`` is about ours in milliseconds."""
         ours = self.synchronized(ours)
+        for _ in range(3):
+            ours()
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        times = torch.tensor([time_ms(ours) for _ in range(self.pairs)])
+        low, high = torch.quantile(times, torch.tensor([0.1, 0.9])).tolist()
+        notes = [note, f"alone {low:.3f} to {high:.3f} ms (10 to 90 % of calls)"]
+        if self.device == "cuda":
+            notes.append(f"peak {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB with its inputs")
+        note = "; ".join(filter(None, notes))
         target = LAYER_TARGET_MS if name.startswith("layer") and name.endswith("forward") else TARGETS_MS.get(name)
         if peer is None:
-            for _ in range(3):
-                ours()
-            median = float(torch.tensor([time_ms(ours) for _ in range(self.pairs)]).median())
-            return single_row(name, round(median, 4), unit="ms", target=target, note=note)
-        row = paired_row(name, ours, self.synchronized(peer), peer_name=PEER, target=None, pairs=self.pairs, note=note)
+            return single_row(name, round(float(times.median()), 4), unit="ms", target=target, note=note)
+        peer = self.synchronized(peer)
+        row = paired_row(name, ours, peer, peer_name=against, target=None, pairs=self.pairs, note=note)
         return {**row, "target": target, "met": None if target is None else bool(row["ours"] <= target)}
 
 
@@ -124,26 +140,30 @@ def network_rows(name: str, cells: Tensor, shape: tuple[int, int, int], setting:
     ]
 
 
+def layer_names(channels: int) -> list[str]:
+    return [f"layer, {channels} channels, bfloat16, {part}" for part in ("forward", "by features", "by weights")]
+
+
 def layer_rows(cells: Tensor, channels: int, setting: Setting) -> list[Row]:
-    """One submanifold layer with its map kept: forward, and forward with both gradients."""
+    """One submanifold layer with its map kept: forward, and each gradient alone."""
     dtype = torch.bfloat16
     cells = cells.to(setting.device)
     features = torch.randn(len(cells), channels, device=setting.device, dtype=dtype, requires_grad=True)
     layer = sparse.SubMConv3d(channels, channels, 3, bias=False).to(setting.device, dtype)
     tensor = sparse.SparseTensor(features, cells, SHAPE, 1)
+    output = layer(tensor).features
     upstream = torch.randn_like(features)
     kernel_map, _ = build_kernel_map(tensor.sites, layer.geometry)
     note = roofline_note(sum(len(rows) for rows, _ in kernel_map.pairs), len(cells), channels)
-    return [
-        setting.row(
-            f"layer, {channels} channels, bfloat16, forward", torch.no_grad()(lambda: layer(tensor)), None, note=note
-        ),
-        setting.row(
-            f"layer, {channels} channels, bfloat16, forward + backward",
-            lambda: layer(tensor).features.backward(upstream),
-            None,
-        ),
-    ]
+    forward, by_features, by_weights = layer_names(channels)
+    rows = [setting.row(forward, torch.no_grad()(lambda: layer(tensor)), None, note=note)]
+    for name, leaf in ((by_features, features), (by_weights, layer.weight)):
+
+        def gradient(leaf: Tensor = leaf) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(output, leaf, upstream, retain_graph=True)
+
+        rows.append(setting.row(name, gradient, None))
+    return rows
 
 
 def roofline_note(pairs: int, rows: int, channels: int) -> str:
@@ -180,24 +200,48 @@ def map_row(cells: Tensor, setting: Setting) -> Row:
 
 
 def voxel_row(points: Tensor, setting: Setting) -> Row:
-    points = points.to(setting.device)
-    bounds = (-80.0, -80.0, -2.0, 80.0, 80.0, 6.0)
+    points = points.to(setting.device).contiguous()
+    sizes = (VOXEL_SIZE_M,) * 3
+    stop = [start + cells * VOXEL_SIZE_M for start, cells in zip(RANGE_START_M, reversed(SHAPE))]
+    bounds, most_points, most_voxels = (*RANGE_START_M, *stop), 10, 150_000
+    peer = None
+    if setting.spconv is not None:
+        from spconv.pytorch.utils import PointToVoxel
+
+        peer = PointToVoxel(
+            list(sizes), list(bounds), points.shape[1], most_voxels, most_points, torch.device(setting.device)
+        )
     return setting.row(
         "hard voxelization",
-        lambda: hard_voxelize(points, (0.1, 0.1, 0.1), bounds, 10, 150_000),
-        None,
+        lambda: hard_voxelize(points, sizes, bounds, most_points, most_voxels),
+        peer and (lambda: peer(points)),
         note=f"{len(points)} points",
     )
 
 
-def bev_pool_row(setting: Setting) -> Row:
+def bev_pool_rows(setting: Setting) -> list[Row]:
     """BEVDet's shape: 6 cameras, 59 depths, maps of 16 x 44 with 64 channels, 128 x 128 cells."""
     depths, pixels, channels, cells = 59, 6 * 16 * 44, 64, 128 * 128
     depth = torch.rand(pixels * depths, device=setting.device)
     features = torch.randn(pixels, channels, device=setting.device)
     cell = torch.randint(-cells // 2, cells, (pixels * depths,), device=setting.device)
     pixel = torch.arange(pixels, device=setting.device).repeat_interleave(depths)
-    return setting.row("BEV pooling", lambda: bev_pool(depth, features, pixel, cell, cells), None, note="with its sort")
+    order, inside = sort_by_cell(cell, cells), torch.nonzero(cell >= 0).squeeze(1)
+    kept = cell[inside]
+
+    def scatter() -> Tensor:
+        lifted = (depth.view(pixels, depths, 1) * features[:, None]).view(-1, channels)
+        return features.new_zeros(cells, channels).index_add_(0, kept, lifted[inside])
+
+    return [
+        setting.row(
+            name,
+            lambda given=given: bev_pool(depth, features, pixel, cell, cells, order=given),
+            scatter,
+            against=SCATTER,
+        )
+        for name, given in (("BEV pooling, cells looked at once for all frames", order), (FURTHER_ROWS[0], None))
+    ]
 
 
 def measure(points: Tensor, setting: Setting) -> list[Row]:
@@ -207,7 +251,7 @@ def measure(points: Tensor, setting: Setting) -> list[Row]:
     rows += network_rows("large", *copies_beside_each_other(cells, COPIES), setting)
     for channels in LAYER_CHANNELS:
         rows += layer_rows(cells, channels, setting)
-    return [*rows, map_row(cells, setting), voxel_row(points, setting), bev_pool_row(setting)]
+    return [*rows, map_row(cells, setting), voxel_row(points, setting), *bev_pool_rows(setting)]
 
 
 def main() -> None:
@@ -221,12 +265,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     if torch.cuda.is_available():
+        os.environ.setdefault(VARIABLE, "on")
         points = torch.from_numpy(load_points(arguments.points)).float()
         rows = measure(points, Setting("cuda", arguments.pairs, load_spconv()))
     else:
-        names = [*TARGETS_MS, *(f"layer, {channels} channels, bfloat16, forward" for channels in LAYER_CHANNELS)]
+        names = [*TARGETS_MS, *FURTHER_ROWS, *(name for channels in LAYER_CHANNELS for name in layer_names(channels))]
         rows = [single_row(name, None, unit="ms", note="not measured: no CUDA device") for name in names]
-    write_results("gpu", rows, backends=backends())
+    write_results("gpu", rows, backends={**backends(), "sparse": sparse.chosen_backend("cuda")})
 
 
 if __name__ == "__main__":

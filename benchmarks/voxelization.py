@@ -29,6 +29,7 @@ VOXEL_SIZE_M = (0.1, 0.1, 0.1)
 RANGE_M = (-80.0, -80.0, -2.0, 80.0, 80.0, 6.0)
 MAX_VOXELS = 150_000
 TARGET_MS = 10.0
+PEER_TARGET = 1.5
 PAIRS = 60
 FIRST_CALL = """
 import time, torch
@@ -72,7 +73,7 @@ def against_spconv(points: torch.Tensor, max_points: int) -> Row:
         ours,
         peer,
         peer_name="spconv Point2VoxelCPU3d",
-        target=None,
+        target=PEER_TARGET,
         pairs=PAIRS,
         warm_up=5,
         note=f"{len(points)} points to {voxels} voxels, identical output, {PAIRS} alternating pairs",

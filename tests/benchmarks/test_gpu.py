@@ -15,7 +15,8 @@ def test_every_row_can_be_measured(device: str, with_peer: bool) -> None:
     points = torch.rand(500, 3) * torch.tensor([4.0, 4.0, 2.0])
     rows = gpu.measure(points, gpu.Setting(device, 1, load_spconv() if with_peer else None))
     names = [row["name"] for row in rows]
-    assert gpu.TARGETS_MS.keys() <= set(names)
+    layers = [name for channels in gpu.LAYER_CHANNELS for name in gpu.layer_names(channels)]
+    assert sorted(names) == sorted([*gpu.TARGETS_MS, *gpu.FURTHER_ROWS, *layers])
     assert len(names) == len(set(names))
     assert all(math.isfinite(row["ours"]) and isinstance(row["met"], bool | None) for row in rows)
-    assert sum(row["peer"] is not None for row in rows) == (0 if not with_peer else 4 if device == "cpu" else 5)
+    assert sum(row["peer"] is not None for row in rows) == (2 if not with_peer else 7 if device == "cpu" else 8)
