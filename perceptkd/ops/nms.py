@@ -105,22 +105,42 @@ def soft_nms(
     check_rows("boxes", boxes, 4)
     check_vector("scores", scores, len(boxes))
     check_same_device(boxes=boxes, scores=scores)
-    left = torch.arange(len(boxes), device=boxes.device)
     corners, current = as_floats(boxes), as_floats(scores).clone()
+    soften = _soften_torch
+    if boxes.device.type == "cpu":
+        soften, corners, current = _soften_numba, corners.double(), current.double()
+    indices = soften(corners, current, float(iou_threshold), method, sigma, min_score, offset)
+    return indices, current[indices].to(scores.dtype)
+
+
+def _soften_torch(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, method: SoftMethod, sigma: float, min_score: float, offset: int
+) -> Tensor:
+    """Lowers the scores in place; returns the boxes in the order of selection."""
+    left = torch.arange(len(boxes), device=boxes.device)
     chosen: list[Tensor] = []
     while len(left):
-        best = left[current[left].argmax()]
+        best = left[scores[left].argmax()]
         chosen.append(best)
         left = left[left != best]
-        overlap = bbox_overlaps(corners[best][None], corners[left], offset=offset)[0]
+        overlap = bbox_overlaps(boxes[best][None], boxes[left], offset=offset)[0]
         if method == "gaussian":
             factor = torch.exp(-(overlap**2) / sigma)
         else:
             factor = torch.where(overlap >= iou_threshold, 0.0 if method == "naive" else 1 - overlap, 1.0)
-        current[left] *= factor.to(current.dtype)
-        left = left[current[left] >= min_score]
-    indices = torch.stack(chosen) if chosen else left
-    return indices, current[indices].to(scores.dtype)
+        scores[left] *= factor.to(scores.dtype)
+        left = left[scores[left] >= min_score]
+    return torch.stack(chosen) if chosen else left
+
+
+def _soften_numba(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, method: SoftMethod, sigma: float, min_score: float, offset: int
+) -> Tensor:
+    """The same on CPU, in float64."""
+    corners, is_gaussian, is_linear = np.ascontiguousarray(boxes.numpy()), method == "gaussian", method == "linear"
+    return torch.from_numpy(
+        _soften(corners, scores.numpy(), iou_threshold, is_gaussian, is_linear, float(sigma), min_score, float(offset))
+    )
 
 
 def suppresses_own_label(
@@ -197,3 +217,51 @@ def _greedy_aligned(boxes: np.ndarray, iou_threshold: float, offset: float) -> n
             if width * height > iou_threshold * union:
                 is_dropped[j] = True
     return kept[:size].copy()
+
+
+@njit(cache=True, nogil=True)
+def _soften(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    iou_threshold: float,
+    is_gaussian: bool,
+    is_linear: bool,
+    sigma: float,
+    min_score: float,
+    offset: float,
+) -> np.ndarray:
+    """Soft-NMS of (x1, y1, x2, y2) boxes; lowers the scores and returns the boxes in the order of selection."""
+    left = np.arange(boxes.shape[0])
+    chosen = np.empty(boxes.shape[0], np.int64)
+    size, count = boxes.shape[0], 0
+    while size:
+        best = left[0]
+        for place in range(1, size):
+            if scores[left[place]] > scores[best]:
+                best = left[place]
+        chosen[count] = best
+        count += 1
+        x1, y1, x2, y2 = boxes[best]
+        area = (x2 - x1 + offset) * (y2 - y1 + offset)
+        kept = 0
+        for place in range(size):
+            other = left[place]
+            if other == best:
+                continue
+            width = min(x2, boxes[other, 2]) - max(x1, boxes[other, 0]) + offset
+            height = min(y2, boxes[other, 3]) - max(y1, boxes[other, 1]) + offset
+            overlap = 0.0
+            if width > 0 and height > 0:
+                other_area = (boxes[other, 2] - boxes[other, 0] + offset) * (boxes[other, 3] - boxes[other, 1] + offset)
+                union = area + other_area - width * height
+                if union > 0:
+                    overlap = width * height / union
+            if is_gaussian:
+                scores[other] *= np.exp(-(overlap * overlap) / sigma)
+            elif overlap >= iou_threshold:
+                scores[other] *= 1 - overlap if is_linear else 0.0
+            if scores[other] >= min_score:
+                left[kept] = other
+                kept += 1
+        size = kept
+    return chosen[:count].copy()

@@ -1,12 +1,20 @@
-"""Which points lie inside which quadrilaterals, as the assigners of rotated detectors ask."""
+"""Which points lie inside which quadrilaterals, as the assigners of rotated detectors ask.
 
+On CPU numba does the tests, elsewhere torch; both do the same arithmetic in the dtype of the arguments (float32 for
+half types), so that they agree on the borders too.
+"""
+
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
 from perceptkd.ops.checks import check_rows, check_same_device
 from perceptkd.ops.chunks import chunk
+from perceptkd.ops.row_threads import share_rows
 
 _PAIRS_AT_ONCE = 1 << 22
+_PAIRS_WORTH_A_THREAD = 1 << 16
 
 
 def points_in_polygons(points: Tensor, polygons: Tensor) -> Tensor:
@@ -31,6 +39,15 @@ def points_in_polygons(points: Tensor, polygons: Tensor) -> Tensor:
     dtype = torch.promote_types(torch.promote_types(points.dtype, polygons.dtype), torch.float32)
     corners = polygons.detach().to(dtype).unflatten(1, (4, 2)).unbind(1)
     points = points.detach().to(dtype)
+    if points.device.type == "cpu":
+        inside = np.empty((len(points), len(polygons)), np.bool_)
+        arrays = np.ascontiguousarray(points.numpy()), torch.stack(corners).numpy()
+
+        def search(start: int, stop: int) -> None:
+            _inside_numba(*arrays, start, stop, inside)
+
+        share_rows(search, len(points), smallest_share=1 + _PAIRS_WORTH_A_THREAD // max(1, len(polygons)))
+        return torch.from_numpy(inside)
     parts = chunk(len(points), len(polygons), _PAIRS_AT_ONCE)
     return torch.cat([_inside(points[part], corners) for part in parts])
 
@@ -48,3 +65,24 @@ def _inside(points: Tensor, corners: tuple[Tensor, ...]) -> Tensor:
         is_walking &= ~(is_corner | (is_level & (crossing == x)))
         is_odd ^= is_walking & is_level & (crossing > x)
     return is_odd
+
+
+@njit(cache=True, nogil=True)
+def _inside_numba(points: np.ndarray, corners: np.ndarray, first: int, last: int, inside: np.ndarray) -> None:
+    """Fills the rows ``first`` to ``last``; corners are [4, M, 2]."""
+    for point in range(first, last):
+        x, y = points[point]
+        for polygon in range(corners.shape[1]):
+            is_odd = False
+            start_x, start_y = corners[3, polygon]
+            for place in range(4):
+                end_x, end_y = corners[place, polygon]
+                if (end_x == x and end_y == y) or (start_x == x and start_y == y):
+                    break
+                if (end_y < y) != (start_y < y):
+                    crossing = end_x + (y - end_y) * (start_x - end_x) / (start_y - end_y)
+                    if crossing == x:
+                        break
+                    is_odd ^= crossing > x
+                start_x, start_y = end_x, end_y
+            inside[point, polygon] = is_odd

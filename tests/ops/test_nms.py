@@ -11,7 +11,7 @@ from torch import Tensor
 from perceptkd.ops import nms as module
 from perceptkd.ops.bbox_overlaps import bbox_overlaps
 from perceptkd.ops.box_iou_rotated import box_iou_rotated
-from perceptkd.ops.nms import greedy_keep, nms, nms_rotated, soft_nms
+from perceptkd.ops.nms import _soften_torch, greedy_keep, nms, nms_rotated, soft_nms
 
 properties = settings(max_examples=40, deadline=None)
 scenes = {"count": st.integers(0, 40), "seed": st.integers(0, 10**6), "threshold": st.floats(0.05, 0.95)}
@@ -128,6 +128,17 @@ def test_soft_nms_equals_a_loop(method: str) -> None:
     expected = soft_nms_by_loop(bbox_overlaps(boxes, boxes), scores.tolist(), 0.3, method)
     assert indices.tolist() == [index for index, _ in expected]
     assert lowered.tolist() == pytest.approx([score for _, score in expected])
+    current = scores.clone()
+    assert _soften_torch(boxes, current, 0.3, method, 0.5, 1e-3, 0).tolist() == indices.tolist()
+    torch.testing.assert_close(current[indices], lowered)
+
+
+def test_soft_nms_of_equal_scores_and_boxes_without_area() -> None:
+    """The first of equal scores comes first, in both forms; nothing overlaps a point."""
+    boxes = torch.tensor([[0.0, 0, 2, 2], [1, 1, 1, 1], [0, 0, 2, 2], [1, 1, 1, 1]])
+    indices, lowered = soft_nms(boxes, torch.full((4,), 0.5), 0.3)
+    assert (indices.tolist(), lowered.tolist()) == ([0, 1, 3], [0.5] * 3)
+    assert _soften_torch(boxes, torch.full((4,), 0.5), 0.3, "linear", 0.5, 1e-3, 0).tolist() == [0, 1, 3]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

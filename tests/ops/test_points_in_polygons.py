@@ -57,10 +57,20 @@ def test_equals_the_half_planes_of_rectangles(device: str) -> None:
     assert found.any(0).all()
 
 
-def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("lattice", [True, False])
+def test_torch_and_numba_agree_on_borders_too(dtype: torch.dtype, lattice: bool) -> None:
+    points, polygons = lattice_scene() if lattice else (torch.rand(400, 2), torch.rand(60, 8))
+    points, polygons = points.to(dtype), polygons.to(dtype)
+    expected = module._inside(points, polygons.unflatten(1, (4, 2)).unbind(1))
+    assert torch.equal(points_in_polygons(points, polygons), expected)
+
+
+def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     points, polygons = lattice_scene()
     found = points_in_polygons(points, polygons)
-    monkeypatch.setattr(module, "_PAIRS_AT_ONCE", 300)
+    monkeypatch.setattr(module, "_PAIRS_WORTH_A_THREAD", 60)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
     assert torch.equal(points_in_polygons(points, polygons), found)
 
 
