@@ -26,7 +26,7 @@ import torch
 from measure import write_results
 from tqdm import tqdm
 from zoo_cases import BATCHES_3D, EXCLUDED, LIBRARIES, SIZES_2D, Batch3D, Case, cases, families
-from zoo_inputs import IMAGE, batch_2d, batch_3d, batch_segmentation
+from zoo_inputs import IMAGE, batch_2d, batch_3d, batch_segmentation, values_of
 
 TARGET = 0.9
 TIMEOUT_S = 900
@@ -80,6 +80,8 @@ def build_model(case: Case) -> tuple[Any, dict[str, Any]]:
     options = without_downloads(config.model.to_dict(), case.config.parents[1])
     if "data_preprocessor" not in options and "data_preprocessor" in config:
         options["data_preprocessor"] = config.data_preprocessor.to_dict()
+    if "MMSyncBN" in values_of(options, "type"):  # mmcv's own, which asks for a process group when it is built
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     torch.manual_seed(0)
     model = MODELS.build(ConfigDict(options))
     model.init_weights()

@@ -42,8 +42,9 @@ def batch_2d(model: Mapping[str, Any], size: tuple[int, int] = IMAGE, samples: i
     for sample in batch["data_samples"]:
         sample.gt_instances.labels %= classes
         sample.gt_sem_seg = PixelData(sem_seg=torch.randint(0, classes + stuff, (1, *size)))
-        boxes = sample.gt_instances.bboxes
-        sample.proposals = InstanceData(bboxes=boxes + 2, scores=torch.ones(len(boxes)))
+        if "rpn_head" not in model:
+            boxes = sample.gt_instances.bboxes
+            sample.proposals = InstanceData(bboxes=boxes + 2, scores=torch.ones(len(boxes)))
         sample.set_metainfo({"batch_input_shape": size, "text": "a thing. another thing.", "custom_entities": False})
     return batch
 
