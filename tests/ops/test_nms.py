@@ -141,6 +141,28 @@ def test_soft_nms_of_equal_scores_and_boxes_without_area() -> None:
     assert _soften_torch(boxes, torch.full((4,), 0.5), 0.3, "linear", 0.5, 1e-3, 0).tolist() == [0, 1, 3]
 
 
+@given(
+    count=st.integers(0, 30),
+    seed=st.integers(0, 10**6),
+    threshold=st.sampled_from((0.0, 0.25, 0.5, 1.0)),
+    method=st.sampled_from(("naive", "linear")),
+    min_score=st.sampled_from((0.0, 1e-3, 0.25)),
+    offset=st.sampled_from((0, 1)),
+)
+@properties
+def test_soft_nms_forms_agree_on_ties(
+    count: int, seed: int, threshold: float, method: str, min_score: float, offset: int
+) -> None:
+    """Few distinct scores, overlaps at the threshold, boxes without area. Exponentials may differ in the last digit."""
+    torch.manual_seed(seed)
+    corner, size = torch.randint(0, 5, (count, 2)).double(), torch.randint(0, 4, (count, 2)).double()
+    boxes, scores = torch.cat((corner, corner + size), dim=1), torch.randint(1, 5, (count,)).double() / 4
+    indices, lowered = soft_nms(boxes, scores, threshold, method=method, min_score=min_score, offset=offset)
+    expected = _soften_torch(boxes, scores, threshold, method, 0.5, min_score, offset)
+    assert indices.tolist() == expected.tolist()
+    assert lowered.tolist() == scores[expected].tolist()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types_compute_in_float32(device: str, dtype: torch.dtype) -> None:
     """Boxes of some 300 pixels, whose areas are no float16."""

@@ -1,4 +1,6 @@
-"""NMS match against a loop, and mmcv's function on top of it."""
+"""NMS match against a loop, the torch form against numba, and mmcv's function on top."""
+
+import math
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from perceptkd.ops import nms as nms_module
 from perceptkd.ops import nms_match as module
 from perceptkd.ops.nms_match import nms_match
 
@@ -48,12 +51,54 @@ def test_equals_a_loop(device: str, count: int, seed: int, threshold: float) -> 
     assert as_lists(found) == match_by_definition(boxes, scores, threshold)
 
 
+def assert_forms_agree(boxes: Tensor, threshold: float) -> int:
+    """Returns how many groups both forms found in boxes that are sorted already."""
+    owner, groups = module._owners_numba(boxes, threshold)
+    expected, expected_groups = module._owners_torch(boxes, threshold)
+    assert groups == expected_groups
+    assert owner.dtype == expected.dtype == torch.int64
+    assert owner.tolist() == expected.tolist()
+    return groups
+
+
+@given(
+    count=st.integers(0, 40),
+    seed=st.integers(0, 10**6),
+    threshold=st.sampled_from((-1.0, 0.0, 0.25, 0.3, 1 / 3, 0.5, 0.6, 1.0, 1.5, math.nan)),
+    dtype=st.sampled_from((torch.float32, torch.float64)),
+    side=st.sampled_from((1.0, 0.1, 1e-19, 1e20)),
+)
+@settings(max_examples=100, deadline=None)
+def test_torch_and_numba_agree(count: int, seed: int, threshold: float, dtype: torch.dtype, side: float) -> None:
+    """At the threshold in the boxes' own precision too, and where areas are subnormal, zero or infinite."""
+    torch.manual_seed(seed)
+    assert_forms_agree((random_boxes(count) * side).to(dtype), threshold)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_torch_and_numba_agree_on_boxes_without_a_size(dtype: torch.dtype, value: float) -> None:
+    """Corners in the wrong order, infinite or no number."""
+    boxes = torch.randint(0, 4, (200, 4)).to(dtype)
+    boxes[torch.rand(200, 4) < 0.1] = value
+    for threshold in (0.0, 0.25, 0.5):
+        assert_forms_agree(boxes, threshold)
+
+
 def test_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    boxes, scores = random_boxes(40), torch.rand(40)
-    expected = as_lists(nms_match(boxes, scores, 0.3))
+    """The torch form, with blocks and parts small enough that there are several."""
+    monkeypatch.setattr(nms_module, "_BLOCK", 16)
     monkeypatch.setattr(module, "_PAIRS", 1)
-    assert as_lists(nms_match(boxes, scores, 0.3)) == expected
-    assert 1 < len(expected) < 40
+    assert 1 < assert_forms_agree(random_boxes(40), 0.3) < 40
+
+
+def test_rows_that_are_not_contiguous_and_need_gradients() -> None:
+    """As mmcv passes them: columns of one tensor."""
+    boxes, scores = random_boxes(40), torch.rand(40)
+    rows = torch.cat((boxes, scores[:, None].double()), dim=1).requires_grad_()
+    found = nms_match(rows[:, :4], rows[:, 4], 0.3)
+    assert as_lists(found) == as_lists(nms_match(boxes, scores, 0.3))
+    assert {group.dtype for group in found} == {torch.int64}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -66,6 +66,16 @@ def test_torch_and_numba_agree_on_borders_too(dtype: torch.dtype, lattice: bool)
     assert torch.equal(points_in_polygons(points, polygons), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_torch_and_numba_agree_without_finite_numbers(dtype: torch.dtype, value: float) -> None:
+    points, polygons = (part.to(dtype) for part in lattice_scene())
+    points[torch.rand(points.shape) < 0.1] = value
+    polygons[torch.rand(polygons.shape) < 0.1] = value
+    expected = module._inside(points, polygons.unflatten(1, (4, 2)).unbind(1))
+    assert torch.equal(points_in_polygons(points, polygons), expected)
+
+
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     points, polygons = lattice_scene()
     found = points_in_polygons(points, polygons)
