@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """The hot ops on a GPU: spconv's own benchmark networks, single layers against the roofline, maps, voxels, BEV pooling.
 
-spconv runs beside ours in the same process where it is installed (pip install spconv-cu126); both rebuild their kernel
-maps where the row is about networks or maps, and keep them where it is about one layer. Without a CUDA device every row
-says that it was not measured.
+spconv runs beside ours in the same process where it is installed with CUDA (pip install spconv-cu126); both rebuild
+their kernel maps where the row is about networks or maps, and keep them where it is about one layer. Without a CUDA
+device every row says that it was not measured.
 
-PERCEPTKD_TRITON is set to on unless it says otherwise.
+PERCEPTKD_TRITON is set to on where Triton is installed, unless it is set already.
 
 Examples:
     python benchmarks/gpu.py
@@ -15,6 +15,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,6 +64,11 @@ class Setting:
     pairs: int
     spconv: Any | None
 
+    @property
+    def peer_note(self) -> str:
+        """Why a row that spconv could stand in has no peer."""
+        return "" if self.spconv else "no peer: spconv with CUDA is not installed"
+
     def synchronized(self, function: Callable[[], Any]) -> Callable[[], None]:
         """The function, waiting for the device."""
 
@@ -94,6 +100,16 @@ class Setting:
         peer = self.synchronized(peer)
         row = paired_row(name, ours, peer, peer_name=against, target=None, pairs=self.pairs, note=note)
         return {**row, "target": target, "met": None if target is None else bool(row["ours"] <= target)}
+
+
+def load_peer(device: str) -> Any | None:
+    """spconv where it is installed, and on CUDA where it is built with it."""
+    spconv = load_spconv()
+    if spconv is not None and device == "cuda":
+        from spconv.cppconstants import CPU_ONLY_BUILD
+
+        return None if CPU_ONLY_BUILD else spconv
+    return spconv
 
 
 def stacked_network(library: Any) -> nn.Module:
@@ -133,7 +149,7 @@ def network_rows(name: str, cells: Tensor, shape: tuple[int, int, int], setting:
     peer = None
     if setting.spconv is not None:
         peer = outputs(stacked_network(setting.spconv).to(setting.device, dtype), setting.spconv.SparseConvTensor)
-    note = f"{len(cells)} voxels, maps rebuilt"
+    note = "; ".join(filter(None, [f"{len(cells)} voxels, maps rebuilt", setting.peer_note]))
     return [
         setting.row(f"spconv {name}, float16, forward", ours, peer, note=note),
         setting.row(f"spconv {name}, float16, backward", backward(ours), backward(peer) if peer else None, note=note),
@@ -196,7 +212,8 @@ def map_row(cells: Tensor, setting: Setting) -> Row:
                 cells, 1, list(SHAPE), algorithm, [3, 3, 3], ones, ones, ones, [0, 0, 0], True
             )
 
-    return setting.row("kernel map, submanifold 3", ours, peer, note=f"{len(cells)} voxels")
+    note = "; ".join(filter(None, [f"{len(cells)} voxels", setting.peer_note]))
+    return setting.row("kernel map, submanifold 3", ours, peer, note=note)
 
 
 def voxel_row(points: Tensor, setting: Setting) -> Row:
@@ -215,7 +232,7 @@ def voxel_row(points: Tensor, setting: Setting) -> Row:
         "hard voxelization",
         lambda: hard_voxelize(points, sizes, bounds, most_points, most_voxels),
         peer and (lambda: peer(points)),
-        note=f"{len(points)} points",
+        note="; ".join(filter(None, [f"{len(points)} points", setting.peer_note])),
     )
 
 
@@ -229,18 +246,25 @@ def bev_pool_rows(setting: Setting) -> list[Row]:
     order, inside = sort_by_cell(cell, cells), torch.nonzero(cell >= 0).squeeze(1)
     kept = cell[inside]
 
-    def scatter() -> Tensor:
+    def scatter_kept() -> Tensor:
         lifted = (depth.view(pixels, depths, 1) * features[:, None]).view(-1, channels)
         return features.new_zeros(cells, channels).index_add_(0, kept, lifted[inside])
+
+    def scatter() -> Tensor:
+        lifted = (depth.view(pixels, depths, 1) * features[:, None]).view(-1, channels)
+        return features.new_zeros(cells, channels).index_add_(0, cell[cell >= 0], lifted[cell >= 0])
 
     return [
         setting.row(
             name,
             lambda given=given: bev_pool(depth, features, pixel, cell, cells, order=given),
-            scatter,
+            peer,
             against=SCATTER,
         )
-        for name, given in (("BEV pooling, cells looked at once for all frames", order), (FURTHER_ROWS[0], None))
+        for name, given, peer in (
+            ("BEV pooling, cells looked at once for all frames", order, scatter_kept),
+            (FURTHER_ROWS[0], None, scatter),
+        )
     ]
 
 
@@ -265,9 +289,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     if torch.cuda.is_available():
-        os.environ.setdefault(VARIABLE, "on")
+        os.environ.setdefault(VARIABLE, "on" if importlib.util.find_spec("triton") else "off")
         points = torch.from_numpy(load_points(arguments.points)).float()
-        rows = measure(points, Setting("cuda", arguments.pairs, load_spconv()))
+        rows = measure(points, Setting("cuda", arguments.pairs, load_peer("cuda")))
     else:
         names = [*TARGETS_MS, *FURTHER_ROWS, *(name for channels in LAYER_CHANNELS for name in layer_names(channels))]
         rows = [single_row(name, None, unit="ms", note="not measured: no CUDA device") for name in names]

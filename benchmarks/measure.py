@@ -7,6 +7,7 @@ are not counted.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from perceptkd.cli.provenance import provenance, write_json
 
 SPCONV = "spconv==2.3.8"  # the peer of sparse convolution and voxelization
 RESULTS = Path(__file__).parent / "results"
+LOAD_AT_START = os.getloadavg()[0]  # over the last minute before the script
 Row = dict[str, Any]
 
 
@@ -93,7 +95,9 @@ def write_results(name: str, rows: Sequence[Row], *, backends: dict[str, Any], *
     source = provenance()
     device = source["device"].lower().replace(" ", "-")
     path = RESULTS / f"{name}_{device}.json"
-    write_json(path, {**source, "backends": backends, **extra, "rows": list(rows)})
+    write_json(
+        path, {**source, "load_at_start": round(LOAD_AT_START, 2), "backends": backends, **extra, "rows": list(rows)}
+    )
     for row in rows:
         peer = "" if row["peer"] is None else f"  {row['peer_name']} {row['peer']}  ratio {row['ratio']}"
         goal = "" if row["target"] is None else f"  target {row['target']} {'met' if row['met'] else 'not met'}"

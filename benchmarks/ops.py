@@ -170,12 +170,13 @@ def bev_pool_rows(pairs: int) -> list[Row]:
         return torch.zeros(cells, channels).index_add_(0, cell[cell >= 0], lifted[cell >= 0])
 
     rows = []
-    for name, pool, peer, target in (
-        ("BEV pooling, cells looked at once for all frames", ours_sorted, scatter_kept, POOL_TARGET),
-        ("BEV pooling with its sort", ours, scatter, None),
+    once = "the peer knows beforehand which points lie inside; it lifts all, as Lift-Splat-Shoot does"
+    for name, pool, peer, target, note in (
+        ("BEV pooling, cells looked at once for all frames", ours_sorted, scatter_kept, POOL_TARGET, once),
+        ("BEV pooling with its sort", ours, scatter, None, ""),
     ):
         torch.testing.assert_close(pool(), peer(), atol=1e-4, rtol=1e-4)
-        rows.append(paired_row(name, pool, peer, peer_name="lift and index_add", target=target, pairs=pairs))
+        rows.append(paired_row(name, pool, peer, peer_name="lift and index_add", target=target, pairs=pairs, note=note))
     return rows
 
 

@@ -48,6 +48,7 @@ MAP_TARGET = 0.4
 ENCODER_TARGET = 0.8
 PEER_CALLS = 5
 Outcome = Callable[[], list[Tensor]]
+Forward = Callable[[list[nn.Module], Tensor, Tensor], Tensor]
 
 
 def load_points(path: Path | None) -> np.ndarray:
@@ -127,7 +128,8 @@ def first_call_rows(cells: Tensor) -> list[Row]:
 
 def error_of(found: Tensor, expected: Tensor) -> float:
     """Largest difference, as a share of the largest value."""
-    return float((found.to(expected.dtype) - expected).detach().abs().max() / expected.detach().abs().max())
+    largest = expected.detach().abs().max().clamp_min(1e-30)
+    return float((found.to(expected.dtype) - expected).detach().abs().max() / largest)
 
 
 def on_one_thread(outcome: Outcome) -> list[Tensor]:
@@ -144,7 +146,7 @@ def check_same(ours: Outcome, peer: Outcome, layers: int = 1) -> None:
     """Ends the run where ours is not what spconv computes on one thread, up to the rounding of our type per layer."""
     for found, right in zip(ours(), on_one_thread(peer), strict=True):
         bound = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2}[found.dtype] * layers
-        if (error := error_of(found, right)) > bound:
+        if not (error := error_of(found, right)) <= bound:  # NaN too
             raise SystemExit(f"the results differ by {error:g}, allowed {bound:g}: the timings would mean nothing")
 
 
@@ -249,6 +251,21 @@ def run_through(layers: list[nn.Module], tensor: Any) -> Tensor:
     return tensor.dense()
 
 
+def encoder_outcome(
+    forward: Forward, layers: list[nn.Module], features: Tensor, cells: Tensor, upstream: Tensor
+) -> list[Tensor]:
+    """The output, and its gradients by features and by all weights.
+
+    In float64, where no rounding takes values across a ReLU's zero; of 30 m x 30 m, as float64 is slow.
+    """
+    inside = ((cells[:, 2:] - SHAPE[1] // 2).abs() < 15 / VOXEL_SIZE_M).all(1)
+    layers = [copy.deepcopy(layer).double() for layer in layers]
+    features = features[inside].double().requires_grad_()
+    output = forward(layers, features, cells[inside])
+    weights = [parameter for layer in layers for parameter in layer.parameters()]
+    return [output, *torch.autograd.grad(output, [features, *weights], upstream.double())]
+
+
 def encoder_rows(cells: Tensor, spconv: Any | None, pairs: int) -> list[Row]:
     """SECOND's encoder in float32 with all kernel maps, from cells to the map seen from above."""
     encoder = build_encoder()
@@ -273,17 +290,12 @@ def encoder_rows(cells: Tensor, spconv: Any | None, pairs: int) -> list[Row]:
         def peer(layers: list[nn.Module] = peers, features: Tensor = features, cells: Tensor = cells) -> Tensor:
             return run_through(layers, spconv.SparseConvTensor(features, cells, list(SHAPE), 1))
 
-        def outcome(forward: Callable[..., Tensor], layers: list[nn.Module]) -> list[Tensor]:
-            """In float64, where no rounding takes values across a ReLU's zero; of 30 m x 30 m, as float64 is slow."""
-            layers = [copy.deepcopy(layer).double() for layer in layers]
-            inside = ((cells[:, 2:] - SHAPE[1] // 2).abs() < 15 / VOXEL_SIZE_M).all(1)
-            output = forward(layers, features[inside].double(), cells[inside])
-            weights = [parameter for layer in layers for parameter in layer.parameters()]
-            return [output, *torch.autograd.grad(output, weights, upstream.double())]
-
         depth = sum(isinstance(module, SubMConv3d | SparseConv3d) for module in encoder.modules())
-        check_same(lambda: [ours()], lambda: [peer()], depth)
-        check_same(lambda: outcome(ours, parts), lambda: outcome(peer, peers), depth)
+        inputs = (features, cells, upstream)
+        check_same(lambda: encoder_outcome(ours, parts, *inputs), lambda: encoder_outcome(peer, peers, *inputs), depth)
+        for layer in (*parts, *peers):
+            layer.eval()
+        check_same(lambda: [torch.no_grad()(ours)()], lambda: [torch.no_grad()(peer)()], depth)
         note = race_note(peer)
 
     rows = []
