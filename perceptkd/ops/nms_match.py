@@ -4,8 +4,6 @@ On CPU numba walks the sorted boxes, elsewhere torch solves the recursion of :mo
 overlaps alike, in the dtype of the boxes (float32 for half types), so that they agree at the threshold too.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from numba import njit
@@ -66,16 +64,16 @@ def _owners_numba(boxes: Tensor, iou_threshold: float) -> tuple[Tensor, int]:
     """The same on CPU."""
     corners = np.ascontiguousarray(boxes.numpy())
     owner = np.full(len(corners), -1, np.int64)
-    smallest: Any = np.finfo(corners.dtype).tiny
-    groups = _walk(corners, corners.dtype.type(iou_threshold), smallest, owner)
+    groups = _walk(corners, corners.dtype.type(iou_threshold), np.finfo(corners.dtype).tiny, owner)
     return torch.from_numpy(owner), groups
 
 
 @njit(cache=True, nogil=True)
-def _walk(boxes: np.ndarray, iou_threshold: float, smallest: float, owner: np.ndarray) -> int:
+def _walk(boxes: np.ndarray, iou_threshold: np.floating, smallest: np.floating, owner: np.ndarray) -> int:
     """Numbers the groups of sorted (x1, y1, x2, y2) boxes in ``owner``, which comes full of -1; returns how many.
 
-    A union is divided by as ``smallest`` at least, as in :func:`perceptkd.ops.bbox_overlaps.bbox_overlaps`.
+    The scalars are of the boxes' dtype, so that all is computed in it. Unions count as ``smallest`` at least, as in
+    :func:`perceptkd.ops.bbox_overlaps.bbox_overlaps`.
     """
     groups = 0
     for i in range(boxes.shape[0]):
