@@ -107,10 +107,12 @@ def reached_keys(coordinates: Tensor, geometry: Geometry, shape: Sequence[int]) 
     Returns:
         int32 [P] input rows, int64 [P] keys of output cells, and how many pairs each kernel cell has.
     """
-    extents = (coordinates[:, 1:].amax(0) + 1).tolist() if len(coordinates) else [0] * len(shape)
-    if coordinates.device.type != "cpu" or sum(extents) > _TABLE_ROWS + len(coordinates):
+    if coordinates.device.type != "cpu":
         return _reached_keys_torch(coordinates, geometry, shape)
     array = coordinates.numpy()
+    extents = (array[:, 1:].max(0, initial=-1) + 1).tolist()
+    if sum(extents) > _TABLE_ROWS + len(array):
+        return _reached_keys_torch(coordinates, geometry, shape)
     missing = _AXES - len(shape)  # further axes, of one cell
     columns = np.concatenate((array[:, :1], np.zeros((len(array), missing), array.dtype), array[:, 1:]), axis=1)
     tables = [np.zeros((1, 1), np.int64)] * missing
