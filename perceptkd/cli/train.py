@@ -50,18 +50,19 @@ def read_config(
 
 def _refuse_variables(config: Config, options: Mapping[str, Any]) -> None:
     """Options are merged after the file was read: a variable that other entries were made from would change nothing."""
-    nodes = list(_nodes(config.to_dict()))
+    entries = config.to_dict()
+    nodes = list(_nodes(entries))
     for name, value in options.items():
-        if name not in config:
-            continue  # part of an entry, or new
-        read = config.to_dict()[name]
+        if name not in entries or name in RUNNER_KEYS:
+            continue  # part of an entry, new, or read by the Runner
+        read = entries[name]
         made = [
             path
             for path, node in nodes
             if path.split(".")[0] != name and type(node) is type(read) and node == read
             if path.rsplit(".", 1)[-1] == name or _is_distinctive(read)
         ]
-        if name not in RUNNER_KEYS and made and value != read:
+        if made and value != read:
             raise UserError(
                 f"--cfg-options {name}=... would change nothing: {name} is a variable, which the config used for other "
                 f"entries while it was read. Set these instead: {', '.join(f'{path}=...' for path in made)}"
