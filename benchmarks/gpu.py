@@ -246,13 +246,9 @@ def bev_pool_rows(setting: Setting) -> list[Row]:
     order, inside = sort_by_cell(cell, cells), torch.nonzero(cell >= 0).squeeze(1)
     kept = cell[inside]
 
-    def scatter_kept() -> Tensor:
+    def scatter(cell: Tensor, inside: Tensor) -> Tensor:
         lifted = (depth.view(pixels, depths, 1) * features[:, None]).view(-1, channels)
-        return features.new_zeros(cells, channels).index_add_(0, kept, lifted[inside])
-
-    def scatter() -> Tensor:
-        lifted = (depth.view(pixels, depths, 1) * features[:, None]).view(-1, channels)
-        return features.new_zeros(cells, channels).index_add_(0, cell[cell >= 0], lifted[cell >= 0])
+        return features.new_zeros(cells, channels).index_add_(0, cell, lifted[inside])
 
     return [
         setting.row(
@@ -262,8 +258,8 @@ def bev_pool_rows(setting: Setting) -> list[Row]:
             against=SCATTER,
         )
         for name, given, peer in (
-            ("BEV pooling, cells looked at once for all frames", order, scatter_kept),
-            (FURTHER_ROWS[0], None, scatter),
+            ("BEV pooling, cells looked at once for all frames", order, lambda: scatter(kept, inside)),
+            (FURTHER_ROWS[0], None, lambda: scatter(cell[cell >= 0], cell >= 0)),
         )
     ]
 
