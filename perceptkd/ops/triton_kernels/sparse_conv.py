@@ -2,8 +2,8 @@
 
 A table says for every target row which source row each kernel cell meets. A program owns a block of target rows and of
 output channels: it gathers sources cell by cell, skips the cells that none of its rows has, and adds up in float32.
-No two programs write to one place, so runs with the same tile repeat exactly; the
-tile that was fastest is kept in Triton's cache for later processes.
+No two programs write to one place, so runs with the same tile repeat exactly; the tile that was fastest is kept in
+Triton's cache for later processes.
 """
 
 import os
