@@ -1,35 +1,83 @@
-"""Predicted boxes in the LiDAR frame to the records of a nuScenes detection submission."""
+"""Boxes in the global frame as the nuScenes evaluation takes them: many as columns, or as records of a submission."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
 from pyquaternion import Quaternion
+
+from perceptkd.core.errors import InputError
 
 #: Speed above which an object counts as moving [m/s], as in the published detectors.
 MOVING_MPS = 0.2
-VEHICLES = ("car", "truck", "trailer", "bus", "construction_vehicle")
-CYCLES = ("bicycle", "motorcycle")
 INFO_ROTATION_TOLERANCE = 1e-5
 #: The evaluator decides at the limit itself; this only spares it the boxes far beyond.
 RANGE_MARGIN_M = 0.1
 
+_VEHICLE, _CYCLE = ("vehicle.parked", "vehicle.moving"), ("cycle.without_rider", "cycle.with_rider")
+#: The attributes of what stands and of what moves, by class; the others have none.
+_STANDING_AND_MOVING = {
+    **dict.fromkeys(("car", "truck", "trailer", "construction_vehicle"), _VEHICLE),
+    **dict.fromkeys(("bicycle", "motorcycle"), _CYCLE),
+    "bus": ("vehicle.stopped", "vehicle.moving"),
+    "pedestrian": ("pedestrian.standing", "pedestrian.moving"),
+}
+_ATTRIBUTE_OF = np.array(
+    [[ATTRIBUTE_NAMES.index(a) for a in _STANDING_AND_MOVING.get(name, ())] or [-1, -1] for name in DETECTION_NAMES]
+)
 
-def guess_attribute(name: str, speed: float) -> str:
-    """The attribute of a box by class and speed [m/s] (the usual heuristic: nuScenes boxes must name one).
 
-    >>> guess_attribute("car", 3.0), guess_attribute("bus", 0.0), guess_attribute("barrier", 0.0)
-    ('vehicle.moving', 'vehicle.stopped', '')
+@dataclass(frozen=True)
+class BoxTable:
+    """N boxes of any number of frames, as columns.
+
+    Attributes:
+        frame: Which frame a box is of, an index into the tokens of the evaluation, int64 [N].
+        label: Index into the devkit's ``DETECTION_NAMES``, int64 [N].
+        translation: Centre of gravity in the global frame [m], [N, 3].
+        size: Width, length, height [m], [N, 3].
+        rotation: Quaternion (w, x, y, z) in the global frame, [N, 4].
+        velocity: In the global frame [m/s], NaN where unknown, [N, 2].
+        attribute: Index into the devkit's ``ATTRIBUTE_NAMES``, -1 for none, int64 [N].
+        score: Confidence, [N].
     """
-    moving = speed > MOVING_MPS
-    if name in VEHICLES:
-        standing = "vehicle.stopped" if name == "bus" else "vehicle.parked"
-        return "vehicle.moving" if moving else standing
-    if name in CYCLES:
-        return "cycle.with_rider" if moving else "cycle.without_rider"
-    if name == "pedestrian":
-        return "pedestrian.moving" if moving else "pedestrian.standing"
-    return ""
+
+    frame: np.ndarray
+    label: np.ndarray
+    translation: np.ndarray
+    size: np.ndarray
+    rotation: np.ndarray
+    velocity: np.ndarray
+    attribute: np.ndarray
+    score: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def __getitem__(self, rows: Any) -> "BoxTable":
+        """The boxes of a mask, a slice or an array of indices."""
+        return BoxTable(**{column.name: getattr(self, column.name)[rows] for column in fields(self)})
+
+    @classmethod
+    def join(cls, frames: Sequence[tuple[int, "BoxTable"]]) -> "BoxTable":
+        """The boxes of at least one frame, each given with its index, which their ``frame`` becomes."""
+        tables = [replace(table, frame=np.full(len(table), frame)) for frame, table in frames]
+        return cls(**{c.name: np.concatenate([getattr(table, c.name) for table in tables]) for c in fields(cls)})
+
+
+def guess_attributes(labels: np.ndarray, speeds: np.ndarray) -> np.ndarray:
+    """Attributes by class and speed [m/s] (the usual heuristic: nuScenes boxes must name one).
+
+    Args:
+        labels: Indices into ``DETECTION_NAMES``, [N].
+        speeds: [N].
+
+    Returns:
+        Indices into ``ATTRIBUTE_NAMES``, -1 for none, [N].
+    """
+    return _ATTRIBUTE_OF[labels, (speeds > MOVING_MPS).astype(np.int64)]
 
 
 def lidar_to_global(info: Mapping[str, Any]) -> np.ndarray:
@@ -48,7 +96,7 @@ def yaw_to_global(yaw: np.ndarray, rotation: np.ndarray) -> np.ndarray:
     return np.stack([w * cos - z * sin, x * cos + y * sin, y * cos - x * sin, w * sin + z * cos], axis=1)
 
 
-def boxes_to_records(
+def boxes_to_global(
     boxes: np.ndarray,
     scores: np.ndarray,
     labels: np.ndarray,
@@ -57,8 +105,8 @@ def boxes_to_records(
     classes: Sequence[str],
     max_range_m: Mapping[str, float],
     max_boxes: int,
-) -> list[dict[str, Any]]:
-    """Submission records of one frame's boxes, best first, less those that the evaluator would drop for their range.
+) -> BoxTable:
+    """One frame's boxes in the global frame, best first, less those that the evaluator would drop for their range.
 
     Args:
         boxes: [N, 9] of gravity centre xyz [m], length, width, height, yaw, velocity xy [m/s], LiDAR frame.
@@ -68,28 +116,47 @@ def boxes_to_records(
         classes: Class names.
         max_range_m: Distance from the car up to which a class is evaluated.
         max_boxes: How many the evaluator takes per frame; the lowest scores are left out.
+
+    Raises:
+        InputError: A box or a score is NaN.
     """
+    if np.isnan(boxes).any() or np.isnan(scores).any():
+        raise InputError(f"sample {info['token']}: a predicted box or score is NaN; the model has diverged")
     transform = lidar_to_global(info)
     centers = boxes[:, :3].astype(np.float64) @ transform[:3, :3].T + transform[:3, 3]
     distance = np.linalg.norm(centers[:, :2] - np.asarray(info["ego2global"])[:2, 3], axis=1)
     reach = np.array([max_range_m[name] for name in classes])[labels] + RANGE_MARGIN_M
     order = np.argsort(-scores, kind="stable")
     kept = order[distance[order] < reach[order]][:max_boxes]
-    boxes, centers, scores, labels = boxes[kept].astype(np.float64), centers[kept], scores[kept], labels[kept]
-    rotations = yaw_to_global(boxes[:, 6], transform[:3, :3])
-    velocities = (np.pad(boxes[:, 7:9], ((0, 0), (0, 1))) @ transform[:3, :3].T)[:, :2]
-    speeds = np.linalg.norm(velocities, axis=1)
-    names = [classes[label] for label in labels]
+    boxes, centers, scores = boxes[kept].astype(np.float64), centers[kept], scores[kept].astype(np.float64)
+    velocity = (np.pad(boxes[:, 7:9], ((0, 0), (0, 1))) @ transform[:3, :3].T)[:, :2]
+    label = np.array([DETECTION_NAMES.index(name) for name in classes], np.int64)[labels[kept]]
+    return BoxTable(
+        frame=np.zeros(len(kept), np.int64),
+        label=label,
+        translation=centers,
+        size=boxes[:, [4, 3, 5]],
+        rotation=yaw_to_global(boxes[:, 6], transform[:3, :3]),
+        velocity=velocity,
+        attribute=guess_attributes(label, np.linalg.norm(velocity, axis=1)),
+        score=scores,
+    )
+
+
+def to_records(boxes: BoxTable, token: str) -> list[dict[str, Any]]:
+    """The boxes of one frame as records of a submission, in order."""
+    attribute_names = [*ATTRIBUTE_NAMES, ""]  # index -1 is the last
+    columns = (boxes.translation, boxes.size, boxes.rotation, boxes.velocity, boxes.label, boxes.score, boxes.attribute)
     return [
         {
-            "sample_token": info["token"],
-            "translation": centers[i].tolist(),
-            "size": boxes[i, [4, 3, 5]].tolist(),
-            "rotation": rotations[i].tolist(),
-            "velocity": velocities[i].tolist(),
-            "detection_name": name,
-            "detection_score": float(scores[i]),
-            "attribute_name": guess_attribute(name, speeds[i]),
+            "sample_token": token,
+            "translation": translation,
+            "size": size,
+            "rotation": rotation,
+            "velocity": velocity,
+            "detection_name": DETECTION_NAMES[label],
+            "detection_score": score,
+            "attribute_name": attribute_names[attribute],
         }
-        for i, name in enumerate(names)
+        for translation, size, rotation, velocity, label, score, attribute in zip(*(c.tolist() for c in columns))
     ]

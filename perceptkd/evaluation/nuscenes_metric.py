@@ -1,47 +1,48 @@
-"""nuScenes detection metrics by the official evaluator, on the official splits and on splits of a splits.json."""
+"""nuScenes detection metrics, on the official splits and on splits of a splits.json."""
 
 import json
 import pickle
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetrics
-from nuscenes.eval.detection.evaluate import NuScenesEval
 from nuscenes.nuscenes import NuScenes
 
 from perceptkd.core.errors import InputError
-from perceptkd.datasets.nuscenes_infos import DEFAULT_SPLITS, LIDAR, load_tables
+from perceptkd.datasets.nuscenes_infos import DEFAULT_SPLITS, load_tables
 from perceptkd.engine.atomic import write_text
-from perceptkd.evaluation.nuscenes_boxes import boxes_to_records
+from perceptkd.evaluation.nuscenes import evaluate
+from perceptkd.evaluation.nuscenes_boxes import BoxTable, boxes_to_global
+from perceptkd.evaluation.nuscenes_submission import INPUTS, run_devkit, write_submission
+from perceptkd.evaluation.nuscenes_truth import GroundTruth, load_ground_truth
 from perceptkd.registry import METRICS
 
 #: The evaluator's names of the true-positive errors and those of the papers.
 ERROR_NAMES = {"trans_err": "mATE", "scale_err": "mASE", "orient_err": "mAOE", "vel_err": "mAVE", "attr_err": "mAAE"}
-#: Farther than any class is evaluated: the evaluator filters such a box out.
-OUT_OF_RANGE_M = 1e4
 
 
 @lru_cache(maxsize=2)
-def _cached_tables(dataroot: str, version: str, _modified: float) -> NuScenes:
-    return load_tables(dataroot, version)
+def _cached_truth(dataroot: str, version: str, split: str, _modified: float) -> tuple[NuScenes, GroundTruth]:
+    tables = load_tables(dataroot, version)
+    return tables, load_ground_truth(tables, split)
 
 
-def cached_tables(dataroot: str, version: str) -> NuScenes:
-    """The tables, kept for the next evaluation until they change on disk (trainval takes half a minute to load)."""
+def cached_truth(dataroot: str, version: str, split: str) -> tuple[NuScenes, GroundTruth]:
+    """Tables and annotations, kept for the next evaluation until they change on disk (trainval takes minutes)."""
     table = Path(dataroot) / version / "sample_annotation.json"
-    return _cached_tables(dataroot, version, table.stat().st_mtime if table.is_file() else 0.0)
+    return _cached_truth(dataroot, version, split, table.stat().st_mtime if table.is_file() else 0.0)
 
 
 @METRICS.register_module()
 class NuScenesMetric(BaseMetric):
-    """mAP, NDS and the five true-positive errors, as the official evaluator computes them.
+    """mAP, NDS and the five true-positive errors, equal to those of the official evaluator.
 
     Reports ``nuscenes/mAP``, ``NDS``, ``mATE``, ``mASE``, ``mAOE``, ``mAVE``, ``mAAE``, ``mAP_dist_<d>`` (mean over the
     classes at matching distance d in metres), ``<class>_AP``, ``<class>_AP_dist_<d>``. A class without a ground truth
@@ -53,7 +54,10 @@ class NuScenesMetric(BaseMetric):
         ann_file: Info file, relative to ``data_root``; it names the version and the split.
         split: Split to evaluate on, where the info file names none (one made by mmdet3d).
         out_dir: Where ``results_nusc.json`` and ``metrics_summary.json`` go; nowhere by default.
-        format_only: Write the results and do not evaluate (the test split has no ground truth).
+        format_only: Write the results and do not evaluate (the test split has no ground truth). The devkit's own
+            loader reads the file before it gets its name.
+        inputs: What the submission declares to have used, of 'camera', 'lidar', 'radar', 'map' and 'external'.
+        evaluator: 'perceptkd', or 'devkit' for the official code: the same figures, many times slower.
         eval_config: Name of the evaluator's configuration.
         near_m: Also report ``near_mAP``, ``near_NDS`` and ``near_mAP_dist_<d>``: the same evaluation of the boxes
             within this distance, for models that see no farther. No published figure compares with them.
@@ -71,6 +75,8 @@ class NuScenesMetric(BaseMetric):
         split: str | None = None,
         out_dir: str | None = None,
         format_only: bool = False,
+        inputs: Sequence[str] = (),
+        evaluator: str = "perceptkd",
         eval_config: str = "detection_cvpr_2019",
         near_m: float | None = None,
         collect_device: str = "cpu",
@@ -79,11 +85,18 @@ class NuScenesMetric(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         if format_only and out_dir is None:
             raise InputError("format_only=True writes the results and nothing else: set out_dir")
+        if evaluator not in ("perceptkd", "devkit") or not set(inputs) <= set(INPUTS):
+            raise InputError(
+                f"evaluator is 'perceptkd' or 'devkit' and inputs are of {', '.join(INPUTS)}; "
+                f"not {evaluator!r} and {list(inputs)}"
+            )
         self.data_root = data_root
         self.ann_file = Path(data_root) / ann_file
         self.split = split
         self.out_dir = out_dir
         self.format_only = format_only
+        self.inputs = tuple(inputs)
+        self.evaluator = evaluator
         self.config = config_factory(eval_config)
         self.near_config = None if near_m is None else config_factory(eval_config)
         if near_m is not None:
@@ -108,21 +121,28 @@ class NuScenesMetric(BaseMetric):
             )
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
-        """Runs the evaluator over all frames."""
+        """Scores all frames."""
         infos = self._load_infos()
-        records = self._collect_records(results, infos["data_list"])
-        meta = {f"use_{name}": False for name in ("camera", "lidar", "radar", "map", "external")}
+        frames = self._collect_frames(results, infos["data_list"])
         if self.format_only:
-            write_text(Path(self.out_dir) / "results_nusc.json", json.dumps({"meta": meta, "results": records}))
+            max_boxes = self.config.max_boxes_per_sample
+            write_submission(self.out_dir, frames, inputs=self.inputs, check_max_boxes=max_boxes)
             return {}
         version = infos["metainfo"]["version"]
         split = self.split or infos["metainfo"].get("split") or DEFAULT_SPLITS[version][-1]
-        tables = cached_tables(self.data_root, version)
-        if not any(records.values()):
-            _add_box_out_of_range(tables, records)
-        submission = {"meta": meta, "results": records}
-        metrics, present = self._run_evaluator(tables, submission, split=split, config=self.config)
-        self._keep(metrics, submission)
+        tables, truth = cached_truth(self.data_root, version, split)
+        if frames.keys() != set(truth.tokens):
+            raise InputError(
+                f"{self.ann_file} has {len(frames)} frames and split {split} of {self.data_root} {len(truth.tokens)}, "
+                "or others: evaluation needs the whole split; make the info file again with tools/create_data.py"
+            )
+        score = self._score if self.evaluator == "perceptkd" else partial(run_devkit, tables, split)
+        metrics, present = score(truth, frames, self.config)
+        if self.out_dir is not None:
+            write_submission(self.out_dir, frames, inputs=self.inputs)
+            write_text(Path(self.out_dir) / "metrics_summary.json", json.dumps(metrics.serialize(), indent=2))
+        if not present:
+            raise InputError(f"split {split} of {self.data_root} has no ground truth box: there is nothing to evaluate")
         if len(present) < len(self.config.class_names):
             absent = sorted(set(self.config.class_names) - present)
             MMLogger.get_current_instance().warning(
@@ -131,7 +151,7 @@ class NuScenesMetric(BaseMetric):
             )
         report = summarise(metrics, present)
         if self.near_config is not None:
-            near = summarise(*self._run_evaluator(tables, submission, split=split, config=self.near_config))
+            near = summarise(*score(truth, frames, self.near_config))
             report |= {f"near_{name}": value for name, value in near.items() if name.startswith(("mAP", "NDS"))}
         return report
 
@@ -141,72 +161,39 @@ class NuScenesMetric(BaseMetric):
         with open(self.ann_file, "rb") as file:
             return pickle.load(file)
 
-    def _collect_records(self, results: list[dict[str, Any]], infos: list[dict[str, Any]]) -> dict[str, list[dict]]:
-        """Submission records by sample token; every frame of the info file must have been predicted once."""
+    def _collect_frames(self, results: list[dict[str, Any]], infos: list[dict[str, Any]]) -> dict[str, BoxTable]:
+        """Boxes by sample token; every frame of the info file must have been predicted once."""
         by_token = {info["token"]: info for info in infos}
-        classes = self.dataset_meta["classes"]
-        records: dict[str, list[dict]] = {}
+        frames: dict[str, BoxTable] = {}
         for result in results:
             token = result["token"] or infos[result["sample_idx"]]["token"]
-            if token not in by_token or token in records:
-                reason = "twice" if token in records else f"but is not in {self.ann_file}"
+            if token not in by_token or token in frames:
+                reason = "twice" if token in frames else f"but is not in {self.ann_file}"
                 raise InputError(f"sample {token} was predicted {reason}: evaluate the data set of the metric, once")
-            records[token] = boxes_to_records(
+            frames[token] = boxes_to_global(
                 result["boxes"],
                 result["scores"],
                 result["labels"],
                 info=by_token[token],
-                classes=classes,
+                classes=self.dataset_meta["classes"],
                 max_range_m=self.config.class_range,
                 max_boxes=self.config.max_boxes_per_sample,
             )
-        if len(records) < len(by_token):
+        if len(frames) < len(by_token):
             raise InputError(
-                f"{len(records)} of {len(by_token)} frames of {self.ann_file} were predicted; the official evaluator "
+                f"{len(frames)} of {len(by_token)} frames of {self.ann_file} were predicted; the official evaluator "
                 "needs all: evaluate the whole split, or make info files of a smaller one"
             )
-        return records
+        return frames
 
-    def _run_evaluator(
-        self, tables: NuScenes, submission: dict[str, Any], *, split: str, config: DetectionConfig
+    def _score(
+        self, truth: GroundTruth, frames: Mapping[str, BoxTable], config: DetectionConfig
     ) -> tuple[DetectionMetrics, set[str]]:
-        """The official metrics, and the classes that have ground truth within their range."""
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "results_nusc.json"
-            path.write_text(json.dumps(submission))
-            evaluator = NuScenesEval(
-                tables, config=config, result_path=str(path), eval_set=split, output_dir=folder, verbose=False
-            )
-            metrics, _ = evaluator.evaluate()
-        present = {box.detection_name for box in evaluator.gt_boxes.all}
-        if not present:
-            raise InputError(f"split {split} of {self.data_root} has no ground truth box: there is nothing to evaluate")
-        return metrics, present
-
-    def _keep(self, metrics: DetectionMetrics, submission: dict[str, Any]) -> None:
-        """Writes predictions and official metrics where the user asked for them."""
-        if self.out_dir is not None:
-            write_text(Path(self.out_dir) / "results_nusc.json", json.dumps(submission))
-            write_text(Path(self.out_dir) / "metrics_summary.json", json.dumps(metrics.serialize(), indent=2))
-
-
-def _add_box_out_of_range(tables: NuScenes, records: dict[str, list[dict]]) -> None:
-    """The evaluator fails on a submission without any box; this one it drops by its distance."""
-    token = next(iter(records))
-    lidar = tables.get("sample_data", tables.get("sample", token)["data"][LIDAR])
-    x, y, z = tables.get("ego_pose", lidar["ego_pose_token"])["translation"]
-    records[token].append(
-        {
-            "sample_token": token,
-            "translation": [x + OUT_OF_RANGE_M, y, z],
-            "size": [1.0, 1.0, 1.0],
-            "rotation": [1.0, 0.0, 0.0, 0.0],
-            "velocity": [0.0, 0.0],
-            "detection_name": "car",
-            "detection_score": 0.0,
-            "attribute_name": "vehicle.parked",
-        }
-    )
+        """The metrics, and the classes that have ground truth within their range."""
+        counted = truth.counted(truth.boxes, config.class_range)
+        predictions = truth.counted(truth.in_submission_order(frames), config.class_range)
+        metrics, _ = evaluate(predictions, counted, config)
+        return metrics, {DETECTION_NAMES[label] for label in np.unique(counted.label)}
 
 
 def summarise(metrics: DetectionMetrics, present: set[str]) -> dict[str, float]:

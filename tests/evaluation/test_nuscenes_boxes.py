@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
 from pyquaternion import Quaternion
 
-from perceptkd.evaluation.nuscenes_boxes import boxes_to_records, guess_attribute, yaw_to_global
+from perceptkd.evaluation.nuscenes_boxes import BoxTable, boxes_to_global, guess_attributes, to_records, yaw_to_global
 
 
 @pytest.fixture
@@ -16,12 +17,20 @@ def info() -> dict:
     return {"token": "t", "ego2global": ego2global.tolist(), "lidar_points": {"lidar2ego": lidar2ego.tolist()}}
 
 
+LIMITS = {"car": 50.0, "barrier": 30.0}
+
+
+def convert(info: dict, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, *, max_boxes: int = 500) -> BoxTable:
+    return boxes_to_global(
+        boxes, scores, labels, info=info, classes=list(LIMITS), max_range_m=LIMITS, max_boxes=max_boxes
+    )
+
+
 def test_box_goes_to_the_global_frame(info):
     # 10 m ahead (LiDAR +y), heading ahead, 3 m/s ahead; ahead is global +x.
     box = np.array([[0.0, 10.0, -1.0, 4.0, 2.0, 1.5, np.pi / 2, 0.0, 3.0]])
-    (record,) = boxes_to_records(
-        box, np.array([0.5]), np.array([0]), info=info, classes=["car"], max_range_m={"car": 50.0}, max_boxes=500
-    )
+    (record,) = to_records(convert(info, box, np.array([0.5]), np.array([0])), "t")
+    assert record["sample_token"] == "t"
     assert np.allclose(record["translation"], [111.0, 200.0, 1.0])
     assert record["size"] == [2.0, 4.0, 1.5]
     assert np.allclose(np.abs(record["rotation"]), [1, 0, 0, 0])
@@ -29,6 +38,12 @@ def test_box_goes_to_the_global_frame(info):
     assert record["attribute_name"] == "vehicle.moving"
     assert record["detection_name"] == "car"
     assert record["detection_score"] == 0.5
+
+
+def test_labels_are_translated(info):
+    records = to_records(convert(info, np.ones((2, 9)), np.array([0.6, 0.5]), np.array([1, 0])), "t")
+    assert [record["detection_name"] for record in records] == ["barrier", "car"]
+    assert records[0]["attribute_name"] == ""
 
 
 def test_rotation_is_the_product_of_the_quaternions():
@@ -41,32 +56,27 @@ def test_rotation_is_the_product_of_the_quaternions():
 
 
 def test_best_boxes_first_and_no_more_than_allowed(info):
-    boxes = np.ones((5, 9))
-    scores = np.array([0.1, 0.9, 0.5, 0.7, 0.3])
-    records = boxes_to_records(
-        boxes, scores, np.zeros(5, int), info=info, classes=["car"], max_range_m={"car": 50.0}, max_boxes=3
-    )
-    assert [record["detection_score"] for record in records] == [0.9, 0.7, 0.5]
+    table = convert(info, np.ones((5, 9)), np.array([0.1, 0.9, 0.5, 0.7, 0.3]), np.zeros(5, int), max_boxes=3)
+    assert table.score.tolist() == [0.9, 0.7, 0.5]
 
 
 def test_boxes_beyond_the_range_of_their_class_do_not_take_a_place(info):
     boxes = np.zeros((3, 9))
     boxes[:, 1] = 45.0  # ahead of the LiDAR, which is 1 m ahead of the car's origin
-    limits = {"car": 50.0, "barrier": 30.0}
-    records = boxes_to_records(
-        boxes, np.ones(3), np.array([0, 1, 0]), info=info, classes=list(limits), max_range_m=limits, max_boxes=2
-    )
-    assert [record["detection_name"] for record in records] == ["car", "car"]
+    table = convert(info, boxes, np.ones(3), np.array([0, 1, 0]), max_boxes=2)
+    assert [DETECTION_NAMES[label] for label in table.label] == ["car", "car"]
 
 
 def test_no_boxes(info):
-    empty = np.zeros((0, 9))
-    assert (
-        boxes_to_records(
-            empty, np.zeros(0), np.zeros(0, int), info=info, classes=["car"], max_range_m={"car": 50.0}, max_boxes=3
-        )
-        == []
-    )
+    assert to_records(convert(info, np.zeros((0, 9)), np.zeros(0), np.zeros(0, int)), "t") == []
+
+
+def test_join_and_select(info):
+    one, two = (convert(info, np.ones((n, 9)), np.linspace(0.9, 0.1, n), np.zeros(n, int)) for n in (1, 2))
+    joined = BoxTable.join([(7, one), (3, two)])
+    assert joined.frame.tolist() == [7, 3, 3]
+    assert joined[joined.frame == 3].score.tolist() == two.score.tolist()
+    assert one.frame.tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -81,5 +91,6 @@ def test_no_boxes(info):
     ],
 )
 def test_attribute_by_speed(name, standing, moving):
-    assert guess_attribute(name, 0.19) == standing
-    assert guess_attribute(name, 0.21) == moving
+    label = DETECTION_NAMES.index(name)
+    found = guess_attributes(np.array([label, label]), np.array([0.19, 0.21]))
+    assert [([*ATTRIBUTE_NAMES, ""])[index] for index in found] == [standing, moving]
