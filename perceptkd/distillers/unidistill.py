@@ -8,19 +8,18 @@ Shapes: B samples, N boxes of the whole batch, P = 9 key points, C channels, H r
 BEV boxes are ``(x, y, length, width, yaw)`` in metres and radians, counter-clockwise. Sections are those of the paper.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from perceptkd.core.bev import batch_boxes, gaussian_mask, head_maps, sample_points, tap_extent
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import GeometryError, canonical_bev, same_extent
-from perceptkd.core.tap import Extent, Tap, Taps
-from perceptkd.ops.bilinear import bilinear_corners
+from perceptkd.core.tap import Tap, Taps
 from perceptkd.registry import DISTILLERS
 
 # Four corners counter-clockwise from rear right, the centre, then the middle of the rear, left, front and right side,
@@ -44,33 +43,6 @@ def key_points(boxes: Tensor) -> Tensor:
     cos, sin = boxes[:, None, 4].cos(), boxes[:, None, 4].sin()
     x, y = local.unbind(dim=-1)
     return torch.stack((cos * x - sin * y, sin * x + cos * y), dim=-1) + boxes[:, None, :2]
-
-
-def sample_points(
-    bev_map: Tensor, points: Tensor, sample_index: Tensor, *, extent: Extent, swap: bool = False
-) -> Tensor:
-    """Reads a BEV map at metric points, bilinearly; outside of the map it is zero.
-
-    Args:
-        bev_map: Map [B, C, H, W], row = y, column = x.
-        points: Metric points [N, P, 2].
-        sample_index: Which sample each row of ``points`` belongs to [N].
-        extent: Outer edges of the map ``(x0, y0, x1, y1)`` in metres.
-        swap: Exchange the two axes of the normalised points, as the released code does by mistake.
-
-    Returns:
-        Features [N, P, C] in the precision of ``points``; empty, yet connected to the graph, where N is zero.
-    """
-    channels, height, width = bev_map.shape[1:]
-    low, high = points.new_tensor(extent).view(2, 2)
-    normalised = (points - low) / (high - low)
-    column, row = (normalised.flip(-1) if swap else normalised).unbind(dim=-1)
-    cell, weight = bilinear_corners(row * height - 0.5, column * width - 0.5, height, width, border="zeros")
-    # Only the cells around the points are read: the map may have a hundred times as many.
-    cells = bev_map.permute(0, 2, 3, 1).reshape(-1, channels)
-    corners = cells[cell + sample_index[:, None, None] * (height * width)].to(points.dtype)
-    weight = weight[..., None]
-    return (torch.where(weight > 0, corners, 0) * weight).sum(dim=2)  # a broken cell far away has no part in it
 
 
 def feature_loss(student: Tensor, teacher: Tensor, *, num_boxes: Tensor | float, eps: float = 1e-4) -> Tensor:
@@ -121,57 +93,6 @@ def _similarity(features: Tensor, scope: str, eps: float) -> Tensor:
     if scope == "inter":
         unit = unit.transpose(0, 1)
     return unit @ unit.transpose(1, 2)
-
-
-@torch.no_grad()
-def gaussian_mask(
-    boxes: Tensor,
-    sample_index: Tensor,
-    *,
-    shape: tuple[int, int, int],
-    extent: Extent,
-    overlap: float = 0.7,
-    min_radius: int = 0,
-) -> Tensor:
-    """Draws a Gaussian around every box centre and keeps the largest value per cell (Sec. 3.4).
-
-    Args:
-        boxes: BEV boxes [N, 5].
-        sample_index: Which sample each box belongs to [N].
-        shape: Of the mask: (B, H, W).
-        extent: Outer edges of the map ``(x0, y0, x1, y1)`` in metres.
-        overlap: Smallest IoU that a box shifted by the radius keeps, as in CornerNet.
-        min_radius: Smallest radius in cells; 0 lets small objects have a single cell.
-
-    Returns:
-        Mask [B, H, W] in [0, 1], fp32, without a gradient.
-    """
-    height, width = shape[1:]
-    low, high = boxes.new_tensor(extent, dtype=torch.float64).view(2, 2)
-    cell_m = (high - low) / low.new_tensor((width, height))
-    # trunc, not floor: a centre less than one cell outside of the low edge is drawn in the first cell, as published.
-    centre = ((boxes[:, :2].double() - low) / cell_m).trunc().long()
-    radius = _gaussian_radius(boxes[:, 2:4].double() / cell_m, overlap).long().clamp(min=min_radius)
-    reach = int(radius.max()) if len(boxes) else 0
-    step = torch.arange(-reach, reach + 1, device=boxes.device)
-    offset = torch.stack(torch.meshgrid(step, step, indexing="xy"), dim=-1).view(1, -1, 2)
-    sigma = (2 * radius[:, None].double() + 1) / 6
-    value = torch.exp(-offset.square().sum(dim=-1) / (2 * sigma.square())).float()
-    column, row = (centre[:, None] + offset).unbind(dim=-1)
-    drawn = (offset.abs().amax(dim=-1) <= radius[:, None]) & (column >= 0) & (column < width)
-    drawn &= (row >= 0) & (row < height)
-    cell = (sample_index[:, None] * height + row) * width + column
-    mask = value.new_zeros(shape[0] * height * width)
-    return mask.scatter_reduce_(0, cell[drawn], value[drawn], reduce="amax").view(shape)
-
-
-def _gaussian_radius(size: Tensor, overlap: float) -> Tensor:
-    """CornerNet's radius [N] of boxes of ``size`` [N, 2], in cells; the variant that divides by 2 where 2a is meant."""
-    total, area = size.sum(dim=1), size.prod(dim=1)
-    first = (total + (total**2 - 4 * area * (1 - overlap) / (1 + overlap)).sqrt()) / 2
-    second = (2 * total + (4 * total**2 - 16 * (1 - overlap) * area).sqrt()) / 2
-    third = (-2 * overlap * total + (4 * overlap**2 * total**2 + 16 * overlap * (1 - overlap) * area).sqrt()) / 2
-    return torch.minimum(torch.minimum(first, second), third)
 
 
 def class_probability(logits: Tensor, *, temperature: float = 1.0, clamp: float = 1e-4) -> Tensor:
@@ -276,12 +197,12 @@ class UniDistill(Distiller):
 
     def loss(self, student: Taps, teacher: Taps, step: Step) -> dict[str, Tensor]:
         """Returns the terms named in the class docstring."""
-        boxes, sample_index = _batch_boxes(step.data_samples, device=student["low"].value.device)
+        boxes, sample_index = batch_boxes(step.data_samples, device=student["low"].value.device)
         points = key_points(boxes)
         num_boxes = all_reduce_mean(points.new_tensor(float(len(boxes))))
 
         def at_points(tap: Tap) -> Tensor:
-            return sample_points(canonical_bev(tap), points, sample_index, extent=_extent(tap), swap=self.legacy)
+            return sample_points(canonical_bev(tap), points, sample_index, extent=tap_extent(tap), swap=self.legacy)
 
         low = at_points(student["low"]), at_points(teacher["low"])
         if low[0].shape != low[1].shape:
@@ -300,16 +221,16 @@ class UniDistill(Distiller):
 
     def _response(self, student: Tap, teacher: Tap, boxes: Tensor, sample_index: Tensor) -> dict[str, Tensor]:
         """The class and regression terms, read from the cells under the Gaussian mask alone."""
-        student_head, teacher_head = _head_maps(student), _head_maps(teacher)
+        student_head, teacher_head = head_maps(student), head_maps(teacher)
         shared = self._shared_keys(student_head, teacher_head)
-        if not same_extent(_extent(student), _extent(teacher)):
+        if not same_extent(tap_extent(student), tap_extent(teacher)):
             raise GeometryError(
-                f"UniDistill: the heads cover {_extent(student)} m (student), {_extent(teacher)} m (teacher)"
+                f"UniDistill: the heads cover {tap_extent(student)} m (student), {tap_extent(teacher)} m (teacher)"
             )
         batch_size, _, height, width = student_head[self.heatmap_key][0].shape
         if self.legacy:
             boxes, sample_index = _with_padding(boxes, sample_index, batch_size=batch_size)
-        shape, extent = (batch_size, height, width), _extent(student)
+        shape, extent = (batch_size, height, width), tap_extent(student)
         mask = gaussian_mask(boxes, sample_index, shape=shape, extent=extent, **self.gaussian)
         cells = mask.nonzero(as_tuple=True)
 
@@ -352,45 +273,8 @@ class UniDistill(Distiller):
         return shared
 
 
-def _batch_boxes(data_samples: Sequence[Any], *, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Joins the annotated boxes of a batch: BEV boxes [N, 5] in fp32 and which sample each belongs to [N]."""
-    per_sample = [sample.gt_instances_3d.bboxes_3d.bev.to(device, torch.float32) for sample in data_samples]
-    counts = torch.tensor([len(boxes) for boxes in per_sample], device=device)
-    return torch.cat(per_sample), torch.repeat_interleave(torch.arange(len(per_sample), device=device), counts)
-
-
 def _with_padding(boxes: Tensor, sample_index: Tensor, *, batch_size: int) -> tuple[Tensor, Tensor]:
     """Adds the zero row that the released mask takes for a box to every sample with fewer boxes than the largest."""
     counts = torch.bincount(sample_index, minlength=batch_size)
     short = (counts < counts.max()).nonzero().squeeze(1)
     return torch.cat((boxes, boxes.new_zeros(len(short), 5))), torch.cat((sample_index, short))
-
-
-def _head_maps(tap: Tap) -> dict[str, list[Tensor]]:
-    """The nested output of a dense head as {name: one canonical map [B, C, H, W] per task}."""
-    maps: dict[str, list[Tensor]] = defaultdict(list)
-    pending = [canonical_bev(tap)]
-    while pending:
-        output = pending.pop(0)
-        if isinstance(output, list | tuple):
-            pending = [*output, *pending]
-            continue
-        if not isinstance(output, Mapping):
-            raise InputError(
-                f"UniDistill: the tap '{tap.spec}' of the {tap.model} gives a {type(output).__name__} without a name. "
-                "'response' compares dicts of maps, as centre heads return them: tap such a head in student_taps and "
-                "teacher_taps"
-            )
-        for name, head_map in output.items():
-            maps[name].append(head_map)
-    return dict(maps)
-
-
-def _extent(tap: Tap) -> Extent:
-    """The metric extent that the tap declares."""
-    if tap.extent is None:
-        raise GeometryError(
-            f"The tap '{tap.spec}' of the {tap.model} does not say which area it covers: give it "
-            "extent=(x0, y0, x1, y1) in metres, or give the model bev_geometry=dict(layout=..., extent=...)"
-        )
-    return tap.extent

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from perceptkd.core import DistillModel
+from perceptkd.core.bev import head_maps
 from perceptkd.core.errors import InputError
 from perceptkd.core.tap import Tap, TapSpec
-from perceptkd.distillers.unidistill import _head_maps
 
 
 @pytest.mark.parametrize(
@@ -28,4 +28,4 @@ def test_a_distiller_that_cannot_be_built(toy: Any, distiller: dict, message: st
 def test_a_response_tap_on_a_head_without_names(output: Any) -> None:
     tap = Tap(TapSpec("bbox_head", layout="yx"), [output], "student")
     with pytest.raises(InputError, match=r"tap 'bbox_head' of the student gives a \w+ without a name.*teacher_taps"):
-        _head_maps(tap)
+        head_maps(tap)

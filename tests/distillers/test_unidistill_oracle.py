@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from perceptkd.distillers.unidistill import feature_loss, gaussian_mask, key_points, relation_loss, sample_points
+from perceptkd.core.bev import gaussian_mask, sample_points
+from perceptkd.distillers.unidistill import feature_loss, key_points, relation_loss
 
 EXTENT = (-54.0, -54.0, 54.0, 54.0)
 SCRIPT = "BEVFusion_nuscenes_centerhead_camera_exp_distill_lidar.py"

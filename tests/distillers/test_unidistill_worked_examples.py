@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from perceptkd.core.bev import gaussian_mask, sample_points
 from perceptkd.distillers.unidistill import (
     UniDistill,
     _similarity,
     class_probability,
-    gaussian_mask,
     key_points,
     response_loss,
-    sample_points,
 )
 
 BOX_A = (10.0, 5.0, 4.0, 2.0, math.pi / 6)
