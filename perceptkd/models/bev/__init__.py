@@ -6,6 +6,7 @@ from perceptkd.models.bev.data_preprocessor import BEVDataPreprocessor
 from perceptkd.models.bev.depth import LidarDepthLoss
 from perceptkd.models.bev.detector import BEVDetector
 from perceptkd.models.bev.fuser import ChannelAttentionFuser, PassThrough
+from perceptkd.models.bev.iou_center_head import IoUCenterHead
 from perceptkd.models.bev.lidar_encoder import LidarEncoder
 from perceptkd.models.bev.view_transform import LSSViewTransform
 
@@ -15,6 +16,7 @@ __all__ = [
     "BEVDetector",
     "CameraEncoder",
     "ChannelAttentionFuser",
+    "IoUCenterHead",
     "LSSViewTransform",
     "LidarDepthLoss",
     "LidarEncoder",

@@ -53,8 +53,8 @@ class BEVCenterHead(CenterHead):
         for task_head in self.task_heads:
             nn.init.constant_(task_head.heatmap[-1].bias, task_head.init_bias)
 
-    def get_targets(self, batch_gt_instances_3d: Sequence[InstanceData]) -> list[CenterTargets]:
-        """Targets of every task for a batch (see :func:`build_center_targets`)."""
+    def get_targets(self, batch_gt_instances_3d: Sequence[InstanceData]) -> list:
+        """Targets of every task for a batch (see :meth:`build_targets`)."""
         boxes, labels, samples = [], [], []
         device = self.task_label_to_dataset.device
         for index, instances in enumerate(batch_gt_instances_3d):
@@ -63,11 +63,15 @@ class BEVCenterHead(CenterHead):
             label = instances.labels_3d.to(device)
             labels.append(self.dataset_label_to_task[label.clamp(min=0)].where(label >= 0, -1))
             samples.append(torch.full((len(box),), index, device=device))
+        return self.build_targets(torch.cat(boxes), torch.cat(labels), sample=torch.cat(samples), batch_size=len(boxes))
+
+    def build_targets(self, boxes: Tensor, labels: Tensor, *, sample: Tensor, batch_size: int) -> list[CenterTargets]:
+        """CenterPoint's Gaussian targets (see :func:`build_center_targets`)."""
         return build_center_targets(
-            torch.cat(boxes),
-            torch.cat(labels),
-            sample=torch.cat(samples),
-            batch_size=len(boxes),
+            boxes,
+            labels,
+            sample=sample,
+            batch_size=batch_size,
             task_sizes=self.num_classes,
             norm_bbox=self.norm_bbox,
             train_cfg=self.train_cfg,
