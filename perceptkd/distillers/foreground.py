@@ -1,0 +1,204 @@
+"""Foreground distillation: UniDistill's three depths, each without the weakness that its successors found in it.
+
+Ours, not a published method. Against UniDistill (:mod:`perceptkd.distillers.unidistill`):
+
+- low-level features are compared on all cells under a box and a margin around it, not at nine points, and by direction,
+  since the scales of two encoders have nothing to do with each other;
+- class outputs are compared class by class, so that a peak of the wrong class is no agreement, and only as far as the
+  teacher is right: its probability counts under the boxes of a class and is 0 elsewhere;
+- regression is learned from the teacher where the teacher has found the box;
+- the relation between key points, which ignores scale and channels anyhow, stays as it is.
+
+Shapes: B samples, N boxes of the whole batch, M map cells, C channels, K classes, H rows (y), W columns (x). BEV boxes
+are ``(x, y, length, width, yaw)`` in metres and radians.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from perceptkd.core.bev import batch_boxes, gaussian_mask, head_maps, sample_points, tap_extent
+from perceptkd.core.distiller import Distiller, Step
+from perceptkd.core.distributed import all_reduce_mean
+from perceptkd.core.errors import InputError
+from perceptkd.core.geometry import canonical_bev, canonical_pair
+from perceptkd.core.tap import Extent, Tap, Taps
+from perceptkd.distillers.unidistill import key_points, relation_loss
+from perceptkd.registry import DISTILLERS
+
+
+@torch.no_grad()
+def box_weights(
+    boxes: Tensor, sample_index: Tensor, *, shape: tuple[int, int, int], extent: Extent, enlarge: float
+) -> Tensor:
+    """Weight of every cell: each box spreads 1 evenly over the cells whose centres lie in it, enlarged.
+
+    Args:
+        boxes: BEV boxes [N, 5].
+        sample_index: Which sample each box belongs to [N].
+        shape: Of the map: (B, H, W).
+        extent: Outer edges of the map ``(x0, y0, x1, y1)`` in metres.
+        enlarge: Factor on length and width; a box is at least one cell long and wide.
+
+    Returns:
+        [B, H, W]; a box off the map adds nothing.
+    """
+    _, height, width = shape
+    low, high = boxes.new_tensor(extent).view(2, 2)
+    cell_m = (high - low) / low.new_tensor((width, height))
+    rows, columns = torch.meshgrid(*(torch.arange(n, device=boxes.device) for n in (height, width)), indexing="ij")
+    centres = torch.stack((columns, rows), dim=-1) + 0.5
+    offset = centres * cell_m + low - boxes[:, None, None, :2]  # [N, H, W, 2]
+    cos, sin = boxes[:, 4].cos()[:, None, None], boxes[:, 4].sin()[:, None, None]
+    along, across = cos * offset[..., 0] + sin * offset[..., 1], cos * offset[..., 1] - sin * offset[..., 0]
+    half = (boxes[:, 2:4] * enlarge).clamp(min=float(cell_m.max()))[:, None, None] / 2
+    inside = ((along.abs() <= half[..., 0]) & (across.abs() <= half[..., 1])).to(boxes.dtype)
+    share = inside / inside.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+    return boxes.new_zeros(shape).index_add_(0, sample_index, share)
+
+
+def direction_loss(student: Tensor, teacher: Tensor, weight: Tensor, *, num_boxes: Tensor | float) -> Tensor:
+    """One minus the correlation over channels of two features, weighted over cells and averaged over boxes.
+
+    Args:
+        student: [M, C].
+        teacher: [M, C]; detached.
+        weight: [M], 1 in all for every box.
+        num_boxes: Boxes per rank, averaged over ranks.
+    """
+    student, teacher = (F.layer_norm(side, side.shape[1:], eps=1e-5) for side in (student, teacher.detach()))
+    return (weight * (1 - (student * teacher).mean(dim=1))).sum() / num_boxes
+
+
+def class_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, total_weight: Tensor | float) -> Tensor:
+    """Weighted mean of the divergence KL(teacher || student) between yes-or-no predictions.
+
+    Args:
+        student: Logits, any shape.
+        teacher: Logits of the same shape; detached.
+        weight: Of the same shape.
+        total_weight: What the sum is divided by.
+    """
+    target = teacher.detach().sigmoid()
+    entropy = F.binary_cross_entropy(target, target, reduction="none")
+    divergence = F.binary_cross_entropy_with_logits(student, target, reduction="none") - entropy
+    return (weight * divergence).sum() / total_weight
+
+
+@DISTILLERS.register_module()
+class ForegroundDistill(Distiller):
+    """Foreground distillation between BEV detectors (see the module). Not a published method.
+
+    Terms: ``feature`` (low-level maps), ``relation`` (high-level maps), ``response_cls`` and ``response_reg`` (heads).
+
+    Args:
+        enlarge: Factor on the sides of a box when its cells are chosen, see :func:`box_weights`.
+        overlap, min_radius: Of the Gaussians that weigh the responses, see
+            :func:`perceptkd.core.bev.gaussian_mask`; wide enough that a pedestrian covers more than one cell.
+        heatmap_key: Name of the class logits in the output of the heads.
+        reg_keys: Dense regression outputs, of which those count that both heads have; an empty tuple leaves
+            ``response_reg`` out.
+        channel_labels: The data set's label of every class channel, tasks one after another. Left out, the student's
+            ``bbox_head`` says it where it is a BEVCenterHead, and else channel k has label k, as in mmdet3d.
+        **kwargs: Of the base class.
+    """
+
+    default_weights = {"feature": 3.0, "relation": 4.0, "response_cls": 1.0, "response_reg": 1.0}
+    default_student_taps = {"low": "fuser", "high": "neck[0]", "response": "bbox_head"}
+    default_teacher_taps = {"low": "fuser", "high": "neck[0]", "response": "bbox_head"}
+    default_adapters = {"low": "auto", "high": None, "response": None}
+    layout_aware = True
+
+    def __init__(
+        self,
+        *,
+        enlarge: float = 1.2,
+        overlap: float = 0.1,
+        min_radius: int = 1,
+        heatmap_key: str = "heatmap",
+        reg_keys: Sequence[str] = ("reg", "height", "dim", "rot", "vel"),
+        channel_labels: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if enlarge <= 0 or min_radius < 0 or not 0 < overlap < 1:
+            raise InputError(
+                "ForegroundDistill: enlarge is positive, min_radius at least 0 and overlap between 0 and 1; not "
+                f"{enlarge}, {min_radius} and {overlap}"
+            )
+        if not reg_keys:
+            del self.weights["response_reg"]
+        self.enlarge = enlarge
+        self.gaussian: dict[str, Any] = {"overlap": overlap, "min_radius": min_radius}
+        self.heatmap_key = heatmap_key
+        self.reg_keys = tuple(reg_keys)
+        self.channel_labels = channel_labels
+
+    def loss(self, student: Taps, teacher: Taps, step: Step) -> dict[str, Tensor]:
+        """Returns the terms named in the class docstring."""
+        low = canonical_pair(student["low"], teacher["low"], resample=True)
+        boxes, sample_index = batch_boxes(step.data_samples, device=low[0].device)
+        num_boxes = all_reduce_mean(boxes.new_tensor(float(len(boxes)))) + 1e-4
+        batch_size, _, height, width = low[0].shape
+        extent = tap_extent(student["low"])
+        weight = box_weights(
+            boxes, sample_index, shape=(batch_size, height, width), extent=extent, enlarge=self.enlarge
+        )
+        cells = weight.nonzero(as_tuple=True)
+        features = (side.permute(0, 2, 3, 1)[cells] for side in low)
+        points = key_points(boxes)
+        high = (
+            sample_points(canonical_bev(tap), points, sample_index, extent=tap_extent(tap))
+            for tap in (student["high"], teacher["high"])
+        )
+        return {
+            "feature": direction_loss(*features, weight[cells], num_boxes=num_boxes),
+            "relation": relation_loss(*high, num_boxes=num_boxes),
+            **self._response(student["response"], teacher["response"], boxes, sample_index, step),
+        }
+
+    def _response(
+        self, student: Tap, teacher: Tap, boxes: Tensor, sample_index: Tensor, step: Step
+    ) -> dict[str, Tensor]:
+        """Class and regression terms under the Gaussians of the boxes, weighted by how sure the teacher is there."""
+        heads = [head_maps(tap) for tap in (student, teacher)]
+        own, other = (torch.cat(head[self.heatmap_key], dim=1) for head in heads)
+        if own.shape != other.shape:
+            raise InputError(f"ForegroundDistill: class maps of {tuple(own.shape)} (student), {tuple(other.shape)}")
+        batch_size, classes, height, width = own.shape
+        channel = self._channels(step, classes)[_labels(step, own.device)]
+        mask = gaussian_mask(
+            boxes[channel >= 0],
+            (sample_index * classes + channel)[channel >= 0],
+            shape=(batch_size * classes, height, width),
+            extent=tap_extent(student),
+            **self.gaussian,
+        ).view_as(own)
+        certainty = F.max_pool2d(other.detach().sigmoid(), kernel_size=3, stride=1, padding=1)
+        weight = mask * certainty
+        total = all_reduce_mean(mask.sum()) + 1e-4
+        terms = {"response_cls": class_divergence(own, other, weight, total_weight=total)}
+        if self.reg_keys:
+            shared = [key for key in self.reg_keys if all(key in head for head in heads)]
+            mine, theirs = (torch.cat([task for key in shared for task in head[key]], dim=1) for head in heads)
+            difference = (mine - theirs.detach()).abs().mean(dim=1)
+            terms["response_reg"] = (weight.amax(dim=1) * difference).sum() / total
+        return terms
+
+    def _channels(self, step: Step, classes: int) -> Tensor:
+        """Class channel of every label of the data set, -1 for one that the heads do not know; the last is -1."""
+        head = getattr(step.student_model, "bbox_head", None)
+        labels = self.channel_labels
+        if labels is None:
+            labels = getattr(head, "task_label_to_dataset", torch.arange(classes)).tolist()
+        channels = torch.full((max(labels) + 2,), -1)
+        channels[torch.tensor(labels)] = torch.arange(classes)
+        return channels
+
+
+def _labels(step: Step, device: torch.device) -> Tensor:
+    """Labels of the annotated boxes of the batch [N]."""
+    return torch.cat([sample.gt_instances_3d.labels_3d.to(device) for sample in step.data_samples])
