@@ -1,0 +1,186 @@
+"""``tools/analysis_tools/estimate.py``: what a training needs before it is started, computed from its config."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from perceptkd.cli.arguments import (
+    UserError,
+    add_config_arguments,
+    annotation_path,
+    build_parser,
+    collect_datasets,
+    run_command,
+)
+from perceptkd.cli.train import read_config
+from perceptkd.core.dry_run import build_dry_batch
+from perceptkd.core.tap import Tap, map_tensors
+from perceptkd.engine.footprint import OPTIMIZER_STATES, Footprint, measure, state_bytes
+from perceptkd.engine.student import is_distillation
+from perceptkd.registry import DATASETS, MODELS
+
+GIB, MIB = 2**30, 2**20
+CACHED_BYTES = 2  # a value in a teacher cache, fp16
+
+
+class Line:
+    """Costs of a model in one role, from one run on a batch of 1 and one on a batch of 2.
+
+    Args:
+        name: Of the role.
+        model: Whose weights are in memory.
+        runs: Footprints of the two.
+        optimizer: Type of its optimiser, None if it is not trained.
+    """
+
+    def __init__(self, name: str, model: nn.Module, runs: Sequence[Footprint], *, optimizer: str | None) -> None:
+        one, two = runs
+        self.name = name
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.flops = two.flops - one.flops
+        self.per_sample = max(two.peak_bytes - one.peak_bytes, 0)
+        self.fixed = max(one.peak_bytes - self.per_sample, 0) + state_bytes(model, optimizer)
+
+    def memory(self, batch_size: int) -> int:
+        """Bytes at a batch size."""
+        return self.fixed + batch_size * self.per_sample
+
+
+def estimate(config: Config, *, autocast: bool = False) -> tuple[list[Line], dict[str, int]]:
+    """Runs the student's training step, and with distillation its teachers and the joint step, on two samples.
+
+    Args:
+        config: A training config whose data are there.
+        autocast: Run in bf16 autocast.
+
+    Returns:
+        The costs, and by teacher the bytes that a cache of its taps takes per sample.
+    """
+    optimizer = config.optim_wrapper.optimizer.type
+    if optimizer not in OPTIMIZER_STATES:
+        raise UserError(f"what {optimizer} keeps per parameter is not known; known are {', '.join(OPTIMIZER_STATES)}")
+    batches = [_batch(config, size) for size in (1, 2)]
+    model: Any = MODELS.build(_with_random_teachers(config.model))
+    precision = torch.autocast("cpu", dtype=torch.bfloat16) if autocast else nullcontext()
+
+    def runs(owner: nn.Module, function: Callable[[Any], Any]) -> list[Footprint]:
+        with precision:
+            return [measure(lambda batch=batch: function(batch), model=owner) for batch in batches]
+
+    def step(trained: Any) -> Callable[[Any], None]:
+        def run(batch: Any) -> None:
+            trained.zero_grad(set_to_none=True)
+            total, _ = trained.parse_losses(trained._run_forward(trained.data_preprocessor(batch, True), mode="loss"))
+            total.backward()
+
+        return run
+
+    model.train()
+    if not is_distillation(config):
+        return [Line("training step", model, runs(model, step(model)), optimizer=optimizer)], {}
+    lines = [
+        Line("student's training step", model.student, runs(model.student, step(model.student)), optimizer=optimizer)
+    ]
+    cached = {}
+    for name, teacher in model.distillers.teachers.items():
+        for batch in batches:
+            teacher.collect(batch)  # the first forward of a batch size is a whole one, later ones stop at the last tap
+        lines.append(Line(f"teacher '{name}'", teacher.model, runs(teacher.model, teacher.collect), optimizer=None))
+        cached[name] = sum(tap_values(tap) for tap in teacher.collect(batches[0]).values()) * CACHED_BYTES
+        teacher.clear()
+    together = nn.ModuleList([model, *(teacher.model for teacher in model.distillers.teachers.values())])
+    lines.append(Line("distillation step", together, runs(together, step(model)), optimizer=optimizer))
+    return lines, cached
+
+
+def report(
+    lines: Sequence[Line], cached: Mapping[str, int], *, batch_size: int, samples: int, epochs: int
+) -> list[str]:
+    """The table that is printed."""
+    table = [f"{'':26} {'parameters':>12} {'GFLOP':>9} {'memory GiB':>11}   (a sample, a batch of {batch_size})"]
+    for line in lines:
+        memory = line.memory(batch_size) / GIB
+        table.append(f"{line.name:26} {line.parameters / 1e6:10.2f} M {line.flops / 1e9:9.1f} {memory:11.2f}")
+    for name, size in cached.items():
+        table.append(
+            f"cache of teacher '{name}': {size / MIB:.1f} MiB a sample in fp16, {size * samples / GIB:.1f} GiB for "
+            f"{samples} samples, {size * samples * epochs / GIB:.1f} GiB where each of {epochs} epochs augments anew"
+        )
+    return table
+
+
+def tap_values(tap: Tap) -> int:
+    """Numbers in a tap's output."""
+    sizes: list[int] = []
+    map_tensors(lambda tensor: sizes.append(tensor.numel()), tap.value)
+    return sum(sizes)
+
+
+def _batch(config: Config, size: int) -> Any:
+    """The first samples of the training data."""
+    dataset = config.train_dataloader.dataset
+    missing = [path for path in map(annotation_path, collect_datasets(dataset)) if path and not path.exists()]
+    if missing:
+        raise UserError(f"an estimate runs two training samples, but {missing[0]} is missing: see data/README.md")
+    return build_dry_batch({"dataset": dataset, "batch_size": size})
+
+
+def _with_random_teachers(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's config with teachers that need no checkpoint: what they cost does not depend on their weights."""
+    teachers = {
+        name: {**options, "checkpoint": None, "allow_random": True, "compile": False}
+        for name, options in model.get("teachers", {}).items()
+        if options.get("role", "frozen") == "frozen"
+    }
+    return {**model, "teachers": teachers} if teachers else dict(model)
+
+
+def epochs_of(config: Config, *, samples: int, batch_size: int) -> int:
+    """How often the training sees each sample."""
+    loop = config.train_cfg
+    if loop.get("max_epochs"):
+        return loop.max_epochs
+    return max(1, round(loop.max_iters * batch_size / samples))
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = build_parser(
+        """
+        Estimate what a training needs, from its config and two samples of its data: parameters, operations and memory
+        of the student's step, of each teacher and of both together, and the size of a teacher cache. It runs on CPU.
+        Memory is that of tensors: weights, optimiser, activations, gradients. A CUDA context, cuDNN's workspaces and
+        the allocator's reserve come on top (1 to 2 GiB).
+        """,
+        examples="""
+        python tools/analysis_tools/estimate.py configs/unidistill/unidistill_lidar2camera_sim.py
+        python tools/analysis_tools/estimate.py CONFIG --batch-size 4 --bf16
+        """,
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--batch-size", type=int, metavar="N", help="samples per GPU (default: the config's)")
+    parser.add_argument("--bf16", action="store_true", help="run in bf16 autocast, as --amp trains")
+    return parser.parse_args(arguments)
+
+
+def command(arguments: Sequence[str] | None = None) -> None:
+    parsed = parse_arguments(arguments)
+    config = read_config(parsed.config, options=parsed.cfg_options)
+    batch_size = parsed.batch_size or config.train_dataloader.batch_size
+    with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
+        lines, cached = estimate(config, autocast=parsed.bf16)
+        samples = len(DATASETS.build(config.train_dataloader.dataset))
+    epochs = epochs_of(config, samples=samples, batch_size=batch_size)
+    for line in report(lines, cached, batch_size=batch_size, samples=samples, epochs=epochs):
+        print(line)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(command, arguments)

@@ -1,0 +1,70 @@
+"""The estimate of the tiny distillation job, and what it says when it cannot make one."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from perceptkd.cli.estimate import Line, epochs_of, estimate, main, report
+from perceptkd.cli.train import read_config
+from perceptkd.engine.footprint import Footprint
+
+
+@pytest.fixture
+def lines_and_cache(tiny_folder: Path) -> tuple[list[Line], dict[str, int]]:
+    config = read_config(str(tiny_folder / "distill.py"))
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        return estimate(config)
+
+
+def test_rows_of_a_distillation(lines_and_cache: tuple) -> None:
+    lines, _ = lines_and_cache
+    student, teacher, together = lines
+    assert [line.name for line in lines] == ["student's training step", "teacher 'big'", "distillation step"]
+    assert student.parameters == teacher.parameters > 1000
+    assert together.parameters >= student.parameters + teacher.parameters
+    assert 0 < teacher.flops < student.flops  # forward alone, and not behind its last tap
+    assert together.flops == pytest.approx(student.flops + teacher.flops, rel=0.05)
+    assert together.memory(4) > student.memory(4) > student.memory(2)
+
+
+def test_cache_is_that_of_the_taps(lines_and_cache: tuple) -> None:
+    """The mimic taps the finest level: 8 channels of 8 x 8, two bytes a value."""
+    assert lines_and_cache[1] == {"big": 8 * 8 * 8 * 2}
+
+
+def test_line_extrapolates_two_runs() -> None:
+    line = Line("a", nn.Linear(9, 1, bias=False), [Footprint(10, 100), Footprint(17, 160)], optimizer="AdamW")
+    assert line.flops == 7
+    assert line.per_sample == 60
+    assert line.memory(5) == 40 + 5 * 60 + 3 * 9 * 4
+
+
+def test_report_counts_samples_and_epochs() -> None:
+    text = report([], {"big": 2**20}, batch_size=1, samples=1024, epochs=3)[-1]
+    assert "1.0 MiB a sample in fp16, 1.0 GiB for 1024 samples, 3.0 GiB where each of 3 epochs" in text
+
+
+@pytest.mark.parametrize(
+    ("loop", "expected"), [({"max_epochs": 7}, 7), ({"max_iters": 500}, 10), ({"max_iters": 1}, 1)]
+)
+def test_epochs(loop: dict, expected: int) -> None:
+    assert epochs_of(Config({"train_cfg": loop}), samples=100, batch_size=2) == expected
+
+
+def test_command(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main([str(tiny_folder / "distill.py"), "--batch-size", "3", "--bf16"]) == 0
+    output = capsys.readouterr().out
+    assert "a batch of 3" in output
+    assert "distillation step" in output
+    assert "cache of teacher 'big'" in output
+
+
+def test_without_data_or_with_an_unknown_optimiser(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    config = str(tiny_folder / "distill.py")
+    assert main([config, "--cfg-options", "train_dataloader.dataset.ann_file=gone.json"]) == 2
+    assert "gone.json is missing: see data/README.md" in capsys.readouterr().err
+    assert main([config, "--cfg-options", "optim_wrapper.optimizer.type=Lion"]) == 2
+    assert "what Lion keeps per parameter is not known; known are Adam, AdamW" in capsys.readouterr().err
