@@ -15,6 +15,7 @@ COMMANDS = {
     "check-teacher": "check a teacher's weights and its metric",
     "export-student": "write the student of any checkpoint as a plain model",
     "list-taps": "print where a model can be tapped",
+    "cache-teacher": "store the outputs of a teacher for a training",
     "estimate": "print what a training needs: operations, memory, disk",
     "plot-curves": "draw the training curves of one or more runs",
     "demo": "a LiDAR detector teaches a camera detector, from an empty folder to pictures",

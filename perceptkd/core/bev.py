@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from perceptkd.core.errors import InputError
@@ -59,6 +60,67 @@ def sample_points(
     corners = cells[cell + sample_index[:, None, None] * (height * width)].to(points.dtype)
     weight = weight[..., None]
     return (torch.where(weight > 0, corners, 0) * weight).sum(dim=2)  # a broken cell far away has no part in it
+
+
+@torch.no_grad()
+def cells_in_boxes(boxes: Tensor, *, shape: tuple[int, int], extent: Extent, enlarge: float = 1.0) -> Tensor:
+    """Which cells have their centre in which box.
+
+    Args:
+        boxes: BEV boxes [N, 5].
+        shape: Of the map: (H, W).
+        extent: Outer edges of the map ``(x0, y0, x1, y1)`` in metres.
+        enlarge: Factor on length and width; a box counts as a diagonal of a cell long and wide at least, so that
+            however it is turned it has a cell.
+
+    Returns:
+        bool [N, H, W].
+    """
+    height, width = shape
+    low, high = boxes.new_tensor(extent).view(2, 2)
+    cell_m = (high - low) / low.new_tensor((width, height))
+    rows, columns = torch.meshgrid(*(torch.arange(n, device=boxes.device) for n in (height, width)), indexing="ij")
+    centres = (torch.stack((columns, rows), dim=-1) + 0.5) * cell_m + low
+    offset = centres - boxes[:, None, None, :2]  # [N, H, W, 2]
+    cos, sin = boxes[:, 4].cos()[:, None, None], boxes[:, 4].sin()[:, None, None]
+    along, across = cos * offset[..., 0] + sin * offset[..., 1], cos * offset[..., 1] - sin * offset[..., 0]
+    diagonal = float(torch.linalg.vector_norm(cell_m))
+    half = (boxes[:, 2:4] * enlarge).clamp(min=diagonal)[:, None, None] / 2
+    return (along.abs() <= half[..., 0]) & (across.abs() <= half[..., 1])
+
+
+@torch.no_grad()
+def foreground_cells(
+    boxes: Tensor,
+    sample_index: Tensor,
+    *,
+    shape: tuple[int, int, int],
+    extent: Extent,
+    enlarge: float = 1.25,
+    margin: int = 3,
+) -> Tensor:
+    """The cells that methods about boxes can ever read: those in the enlarged boxes and ``margin`` cells around.
+
+    Args:
+        boxes: BEV boxes [N, 5].
+        sample_index: Which sample each box belongs to [N].
+        shape: Of the map: (B, H, W).
+        extent: Outer edges of the map ``(x0, y0, x1, y1)`` in metres.
+        enlarge: See :func:`cells_in_boxes`.
+        margin: For bilinear neighbours and Gaussians wider than a box.
+
+    Returns:
+        bool [B, H, W].
+    """
+    batch_size, height, width = shape
+    low, high = boxes.new_tensor(extent, dtype=torch.float64).view(2, 2)
+    border_m = margin * (high - low) / low.new_tensor((width, height))
+    # The map with its margin, so that a box just outside counts for the cells that are near it.
+    around = (*(low - border_m).tolist(), *(high + border_m).tolist())
+    size = (height + 2 * margin, width + 2 * margin)
+    inside = cells_in_boxes(boxes, shape=size, extent=around, enlarge=enlarge).float()
+    covered = boxes.new_zeros(batch_size, *size).index_add_(0, sample_index, inside)
+    return F.max_pool2d(covered[:, None], 2 * margin + 1, stride=1)[:, 0] > 0
 
 
 @torch.no_grad()

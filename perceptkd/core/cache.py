@@ -6,6 +6,7 @@ an interrupted writer leaves a valid, shorter store. Nothing is pickled.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,8 +20,10 @@ from torch import Tensor
 from perceptkd.core.cache_key import SampleKey
 from perceptkd.core.tap import Tap, TapSpec, parse_tap
 
-FORMAT = 1
+FORMAT = 2
 MAX_DIMENSIONS = 5
+#: Ends the name of the field that holds which cells of a map another field holds.
+CELLS = ".cells"
 
 
 class CacheError(RuntimeError):
@@ -69,7 +72,7 @@ class TeacherCache:
         """
         rows = [self._find(key) for key in keys]
         stored = self.manifest["taps"][str(spec)]
-        leaves = [self._stack(field, rows, device) for field in stored["fields"]]
+        leaves = [self._stack(field, rows, stored["grids"].get(field)).to(device) for field in stored["fields"]]
         return unflatten(stored["structure"], leaves)
 
     def _find(self, key: SampleKey) -> int:
@@ -87,20 +90,27 @@ class TeacherCache:
             )
         return same[0]
 
-    def _stack(self, field: str, rows: Sequence[int], device: torch.device | str) -> Tensor:
-        values = []
-        for row in rows:
-            entry = self.index[row]
-            shape = [int(size) for size in entry[f"{field}.shape"] if size >= 0]
-            begin = int(entry[f"{field}.offset"])
-            flat = self._open(f"shard-{int(entry['shard']):05d}.{field}.npy")[begin : begin + int(np.prod(shape))]
-            values.append(torch.from_numpy(np.array(flat)).reshape(shape))
+    def _stack(self, field: str, rows: Sequence[int], grid: Sequence[int] | None) -> Tensor:
+        """The values of several samples; those of a map whose foreground was stored on a grid of zeros."""
+        values = [torch.from_numpy(self._value(field, row)) for row in rows]
+        if grid is not None:
+            for number, row in enumerate(rows):
+                full = values[number].new_zeros(len(values[number]), math.prod(grid))
+                full[:, torch.from_numpy(self._value(f"{field}{CELLS}", row)).long()] = values[number]
+                values[number] = full.view(-1, *grid)
         if len({value.shape for value in values}) > 1:
             raise CacheError(
                 f"Cached '{field}' differs in shape within a batch ({[tuple(value.shape) for value in values]}): "
                 "cached teachers need inputs of one size"
             )
-        return torch.stack(values).to(device)
+        return torch.stack(values)
+
+    def _value(self, field: str, row: int) -> np.ndarray:
+        entry = self.index[row]
+        shape = [int(size) for size in entry[f"{field}.shape"] if size >= 0]
+        begin = int(entry[f"{field}.offset"])
+        flat = self._open(f"shard-{int(entry['shard']):05d}.{field}.npy")[begin : begin + math.prod(shape)]
+        return np.array(flat).reshape(shape)
 
     def _open(self, name: str) -> np.ndarray:
         if name not in self._maps:
@@ -144,7 +154,17 @@ def describe_tap(tap: Tap, number: int) -> dict[str, Any]:
         "spec": {key: spec[key] for key in ("layout", "extent", "stride")},
         "structure": structure,
         "fields": [f"{number}.{stem}.{leaf}" for leaf in range(len(leaves))],
+        "grids": {},
     }
+
+
+def stored_fields(manifest: Mapping[str, Any]) -> list[str]:
+    """All fields of a store: the leaves of its taps, and the cells of those that are kept in part."""
+    fields = []
+    for tap in manifest["taps"].values():
+        for field in tap["fields"]:
+            fields += [field, f"{field}{CELLS}"] if field in tap["grids"] else [field]
+    return fields
 
 
 def flatten(value: Any) -> tuple[Any, list[Tensor]]:

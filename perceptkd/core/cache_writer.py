@@ -1,7 +1,7 @@
 """Write an offline teacher store, resumably."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perceptkd.core.bev import batch_boxes, foreground_cells, tap_extent
 from perceptkd.core.cache import (
+    CELLS,
     FORMAT,
     MAX_DIMENSIONS,
     CacheError,
@@ -18,6 +20,7 @@ from perceptkd.core.cache import (
     describe_tap,
     flatten,
     read_manifest,
+    stored_fields,
 )
 from perceptkd.core.cache_key import SampleKey, sample_keys
 from perceptkd.core.tap import Tap, Taps
@@ -32,6 +35,8 @@ class TeacherCacheWriter:
             ``data``: any string that changes when the data set does.
         dtype: Of stored floating-point values.
         samples_per_shard: How many samples are in one set of files, and at most lost when interrupted.
+        foreground: Of BEV maps store only the cells in and around the annotated boxes
+            (:func:`perceptkd.core.bev.foreground_cells`); the others are read as 0.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class TeacherCacheWriter:
         *,
         dtype: str = "float16",
         samples_per_shard: int = 64,
+        foreground: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -50,6 +56,7 @@ class TeacherCacheWriter:
             "format": FORMAT,
             "fingerprint": dict(fingerprint),
             "dtype": dtype,
+            "foreground": foreground,
             "taps": {},
             "complete": False,
         }
@@ -64,8 +71,14 @@ class TeacherCacheWriter:
     def __contains__(self, key: SampleKey) -> bool:
         return (key.sample, key.view or "", key.content) in self._known
 
-    def add(self, keys: list[SampleKey], taps: Taps) -> None:
-        """Store the taps of one batch; samples that are there already are skipped."""
+    def add(self, keys: list[SampleKey], taps: Taps, data_samples: Sequence[Any] = ()) -> None:
+        """Store the taps of one batch; samples that are there already are skipped.
+
+        Args:
+            keys: The samples.
+            taps: What the teacher gave for them.
+            data_samples: The samples with their annotated boxes; needed by ``foreground``.
+        """
         unique = {str(tap.spec): tap for tap in taps.values()}
         if not self.manifest["taps"]:
             self.manifest["taps"] = {
@@ -75,9 +88,13 @@ class TeacherCacheWriter:
             raise CacheError(
                 f"The teacher cache {self.folder} holds {sorted(self.manifest['taps'])}, not {sorted(unique)}"
             )
-        fields: dict[str, np.ndarray] = {}
+        fields: dict[str, Sequence[np.ndarray]] = {}
         for name, tap in unique.items():
-            fields.update(zip(self.manifest["taps"][name]["fields"], self._leaves(tap, len(keys))))
+            leaves = self._leaves(tap, len(keys))
+            if self.manifest["foreground"] and tap.extent is not None:
+                fields |= self._foreground(name, tap, leaves, data_samples)
+            else:
+                fields |= {field: list(leaf) for field, leaf in zip(self.manifest["taps"][name]["fields"], leaves)}
         for number, key in enumerate(keys):
             if key not in self:
                 self._pending.append((key, {field: value[number] for field, value in fields.items()}))
@@ -118,8 +135,11 @@ class TeacherCacheWriter:
     def _resume(self) -> None:
         stored = read_manifest(self.folder)
         check_fingerprint(self.folder, stored["fingerprint"], self.manifest["fingerprint"])
-        if stored["dtype"] != self.manifest["dtype"]:
-            raise CacheError(f"The teacher cache {self.folder} holds {stored['dtype']}, not {self.manifest['dtype']}")
+        for part in ("dtype", "foreground"):
+            if stored[part] != self.manifest[part]:
+                raise CacheError(
+                    f"The teacher cache {self.folder} holds {part} {stored[part]}, not {self.manifest[part]}"
+                )
         self.manifest = {**stored, "complete": False}
         if (self.folder / "index.npy").exists():
             self.index = np.load(self.folder / "index.npy")
@@ -135,6 +155,28 @@ class TeacherCacheWriter:
             leaves.append(self._stored(leaf, tap))
         return leaves
 
+    def _foreground(
+        self, name: str, tap: Tap, leaves: Sequence[np.ndarray], data_samples: Sequence[Any]
+    ) -> dict[str, Sequence[np.ndarray]]:
+        """Values [C, M] and cells [M] of every map [B, C, H, W] of a tap, sample by sample."""
+        if not data_samples:
+            raise CacheError("A cache of the foreground needs the samples with their boxes: add(keys, taps, samples)")
+        boxes, sample_index = batch_boxes(data_samples, device=torch.device("cpu"))
+        entry = self.manifest["taps"][name]
+        found: dict[str, Sequence[np.ndarray]] = {}
+        for field, leaf in zip(entry["fields"], leaves):
+            if leaf.ndim != 4:
+                found[field] = list(leaf)
+                continue
+            height, width = leaf.shape[2:] if tap.layout == "yx" else leaf.shape[:1:-1]
+            kept = foreground_cells(boxes, sample_index, shape=(len(leaf), height, width), extent=tap_extent(tap))
+            kept = kept if tap.layout == "yx" else kept.transpose(1, 2)
+            cells = [np.flatnonzero(mask).astype(np.int32) for mask in kept.numpy()]
+            entry["grids"][field] = leaf.shape[2:]
+            found[field] = [values.reshape(len(values), -1)[:, cell] for values, cell in zip(leaf, cells)]
+            found[f"{field}{CELLS}"] = cells
+        return found
+
     def _stored(self, leaf: Tensor, tap: Tap) -> np.ndarray:
         value = leaf.detach().cpu()
         if value.is_floating_point():
@@ -146,7 +188,7 @@ class TeacherCacheWriter:
         return value.numpy()
 
     def _fields(self) -> list[str]:
-        return [field for tap in self.manifest["taps"].values() for field in tap["fields"]]
+        return stored_fields(self.manifest)
 
     def _row_type(self) -> list[Any]:
         fields: list[Any] = [("key", "U128"), ("view", "U64"), ("content", "u4"), ("shard", "i4")]
@@ -175,7 +217,7 @@ def write_cache(collect: Callable[[Any], Taps], batches: Iterable[Any], writer: 
         keys = sample_keys(batch)
         new = [key for key in keys if key not in writer]
         if new:
-            writer.add(keys, collect(batch))
+            writer.add(keys, collect(batch), batch["data_samples"])
         added += len(new)
     writer.close()
     return added

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perceptkd.core.bev import batch_boxes, gaussian_mask, head_maps, sample_points, tap_extent
+from perceptkd.core.bev import batch_boxes, cells_in_boxes, gaussian_mask, head_maps, sample_points, tap_extent
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
@@ -34,28 +34,16 @@ from perceptkd.registry import DISTILLERS
 def box_weights(
     boxes: Tensor, sample_index: Tensor, *, shape: tuple[int, int, int], extent: Extent, enlarge: float
 ) -> Tensor:
-    """Weight of every cell: each box spreads 1 evenly over the cells whose centres lie in it, enlarged.
+    """Weight of every cell [B, H, W]: each box spreads 1 evenly over its cells; one off the map adds nothing.
 
     Args:
         boxes: BEV boxes [N, 5].
         sample_index: Which sample each box belongs to [N].
         shape: Of the map: (B, H, W).
         extent: Outer edges of the map ``(x0, y0, x1, y1)`` in metres.
-        enlarge: Factor on length and width; a box is at least one cell long and wide.
-
-    Returns:
-        [B, H, W]; a box off the map adds nothing.
+        enlarge: See :func:`perceptkd.core.bev.cells_in_boxes`.
     """
-    _, height, width = shape
-    low, high = boxes.new_tensor(extent).view(2, 2)
-    cell_m = (high - low) / low.new_tensor((width, height))
-    rows, columns = torch.meshgrid(*(torch.arange(n, device=boxes.device) for n in (height, width)), indexing="ij")
-    centres = torch.stack((columns, rows), dim=-1) + 0.5
-    offset = centres * cell_m + low - boxes[:, None, None, :2]  # [N, H, W, 2]
-    cos, sin = boxes[:, 4].cos()[:, None, None], boxes[:, 4].sin()[:, None, None]
-    along, across = cos * offset[..., 0] + sin * offset[..., 1], cos * offset[..., 1] - sin * offset[..., 0]
-    half = (boxes[:, 2:4] * enlarge).clamp(min=float(cell_m.max()))[:, None, None] / 2
-    inside = ((along.abs() <= half[..., 0]) & (across.abs() <= half[..., 1])).to(boxes.dtype)
+    inside = cells_in_boxes(boxes, shape=shape[1:], extent=extent, enlarge=enlarge).to(boxes.dtype)
     share = inside / inside.sum(dim=(1, 2), keepdim=True).clamp(min=1)
     return boxes.new_zeros(shape).index_add_(0, sample_index, share)
 
@@ -95,7 +83,8 @@ class ForegroundDistill(Distiller):
     Terms: ``feature`` (low-level maps), ``relation`` (high-level maps), ``response_cls`` and ``response_reg`` (heads).
 
     Args:
-        enlarge: Factor on the sides of a box when its cells are chosen, see :func:`box_weights`.
+        enlarge: Factor on the sides of a box when its cells are chosen, see
+            :func:`perceptkd.core.bev.cells_in_boxes`.
         overlap, min_radius: Of the Gaussians that weigh the responses, see
             :func:`perceptkd.core.bev.gaussian_mask`; wide enough that a pedestrian covers more than one cell.
         heatmap_key: Name of the class logits in the output of the heads.

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -155,7 +156,7 @@ def test_a_store_of_other_versions_or_data_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(CacheError, match="data: stored 'toys', now 'games'"):
         make_writer(store, checkpoint, data="games")
-    with pytest.raises(CacheError, match="holds float32, not float16"):
+    with pytest.raises(CacheError, match="holds dtype float32, not float16"):
         make_writer(store, checkpoint, dtype="float16")
     monkeypatch.setattr("perceptkd.__version__", "9.9.9")
     with pytest.raises(CacheError, match=r"versions: stored 'perceptkd 0.*now 'perceptkd 9\.9\.9"):
@@ -227,3 +228,44 @@ def test_long_names_are_hashed_and_nameless_samples_refused(batch: Any) -> None:
         sample.set_metainfo({"img_id": None, "token": None})
     with pytest.raises(ValueError, match="needs one of token,"):
         sample_keys(batch)
+
+
+@pytest.mark.parametrize("layout", ["yx", "xy"])
+def test_a_foreground_store_keeps_the_cells_about_the_boxes(tmp_path: Path, layout: str) -> None:
+    """A car 4 m long and 2 m wide on a map of 1 m cells: enlarged by a quarter, 5 by 3 cells, and 3 around."""
+    bev_map = torch.randn(2, 3, 20, 30)  # y, x
+    value = bev_map if layout == "yx" else bev_map.transpose(2, 3).contiguous()
+    spec = TapSpec("neck", layout=layout, extent=(0.0, 0.0, 30.0, 20.0))
+    vector = Tap(TapSpec("score"), [torch.randn(2, 7)], "teacher")
+    keys = [SampleKey(str(number), None, number) for number in range(2)]
+    samples = [sample_with_boxes([(15.5, 10.5, 4.0, 2.0, 0.0)]), sample_with_boxes([])]
+    writer = TeacherCacheWriter(tmp_path, {}, dtype="float32", foreground=True)
+    writer.add(keys, {"map": Tap(spec, [{"a": value}], "teacher"), "score": vector}, samples)
+    writer.close()
+    store = TeacherCache(tmp_path)
+    read = store.read(keys[::-1], spec)["a"].flip(0)
+    found = read if layout == "yx" else read.transpose(2, 3)
+    rows, columns = slice(10 - 4, 10 + 5), slice(15 - 5, 15 + 6)
+    expected = torch.zeros_like(bev_map)
+    expected[0, :, rows, columns] = bev_map[0, :, rows, columns]
+    assert torch.equal(found, expected)
+    assert torch.equal(store.read(keys, vector.spec), vector.value)
+    stored = sum(np.load(path).nbytes for path in tmp_path.glob("shard-*.0.*.npy"))
+    assert stored == 9 * 11 * (3 * 4 + 4)
+
+
+def sample_with_boxes(boxes: list[tuple[float, ...]]) -> Any:
+    bev = torch.tensor(boxes).view(-1, 5)
+    return SimpleNamespace(gt_instances_3d=SimpleNamespace(bboxes_3d=SimpleNamespace(bev=bev)))
+
+
+def test_a_foreground_store_without_boxes_and_one_of_whole_maps_are_told_apart(tmp_path: Path) -> None:
+    tap = Tap(TapSpec("neck", layout="yx", extent=(0.0, 0.0, 2.0, 2.0)), [torch.zeros(1, 1, 2, 2)], "teacher")
+    keys = [SampleKey("a", None, 0)]
+    writer = TeacherCacheWriter(tmp_path, {}, foreground=True)
+    with pytest.raises(CacheError, match="needs the samples with their boxes"):
+        writer.add(keys, {"map": tap})
+    writer.add(keys, {"map": tap}, [sample_with_boxes([])])
+    writer.close()
+    with pytest.raises(CacheError, match="holds foreground True, not False"):
+        TeacherCacheWriter(tmp_path, {})

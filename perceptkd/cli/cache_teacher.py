@@ -1,0 +1,138 @@
+"""``tools/cache_teacher.py``: run a teacher once over everything that the training will load, and keep its outputs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DefaultScope
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, check_data, run_command
+from perceptkd.cli.estimate import epochs_of
+from perceptkd.cli.train import read_config
+from perceptkd.core.cache_key import build_fingerprint
+from perceptkd.core.cache_writer import TeacherCacheWriter, write_cache
+from perceptkd.core.checkpoint import find_checkpoint
+from perceptkd.core.source import read_model_source
+from perceptkd.core.teacher_config import TeacherConfig
+from perceptkd.datasets.seeded import collect_seeded_datasets
+from perceptkd.engine.student import is_distillation
+from perceptkd.registry import DATASETS, MODELS
+
+CACHES = Path("work_dirs/caches")
+
+
+def cache_teacher(
+    config: Config,
+    *,
+    teacher: str,
+    folder: Path,
+    epochs: int | None = None,
+    device: str = "cpu",
+    dtype: str = "float16",
+    foreground: bool = True,
+) -> int:
+    """Stores the taps of a teacher for every sample of the training, of each epoch where it is augmented anew.
+
+    Args:
+        config: A distillation config.
+        teacher: Name of the teacher.
+        folder: Of the store; one that was interrupted is continued.
+        epochs: How many; all of the training's by default, 1 where nothing in the data depends on the epoch.
+        device: Where the teacher runs.
+        dtype: Of the stored values.
+        foreground: Of BEV maps keep only the cells about the annotated boxes.
+
+    Returns:
+        How many samples were added.
+    """
+    options = TeacherConfig.parse(teacher, config.model.teachers[teacher])
+    if options.role != "frozen":
+        raise UserError(f"teacher '{teacher}' has role='{options.role}': only a frozen one gives the same every time")
+    dataset = DATASETS.build(config.train_dataloader.dataset)
+    seeded = collect_seeded_datasets(dataset)
+    if epochs is None:
+        epochs = epochs_of(config, samples=len(dataset), batch_size=config.train_dataloader.batch_size) if seeded else 1
+    model: Any = MODELS.build(config.model)
+    holder = model.distillers.teachers[teacher]
+    model.to(device)
+    source = read_model_source(options.config)
+    checkpoint = find_checkpoint(options.checkpoint, name=teacher, stem=source.stem, config=source.path)
+    fingerprint = build_fingerprint(
+        model=source.model, checkpoint=checkpoint, norm=options.norm, forward_mode=options.forward_mode
+    )
+    writer = TeacherCacheWriter(folder, fingerprint, dtype=dtype, foreground=foreground)
+    loader = DataLoader(
+        dataset, batch_size=1, num_workers=config.train_dataloader.get("num_workers", 0), collate_fn=pseudo_collate
+    )
+    seed = config.get("randomness", {}).get("seed") or 0
+    total = epochs * len(dataset)
+    with torch.no_grad():
+        return write_cache(
+            holder.collect, tqdm(_batches(loader, seeded, epochs=epochs, seed=seed), total=total, unit="sample"), writer
+        )
+
+
+def _batches(loader: DataLoader, seeded: Sequence[Any], *, epochs: int, seed: int) -> Iterator[Any]:
+    for epoch in range(epochs):
+        for dataset in seeded:
+            dataset.set_epoch(epoch, seed=seed)
+        yield from loader
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = build_parser(
+        """
+        Run a teacher once over all that the training will load and store its outputs, by sample and augmentation. The
+        training then reads them instead of running the teacher. Of BEV maps only the cells about the annotated boxes
+        are kept, all that UniDistill and its relatives ever read. `tools/analysis_tools/estimate.py` tells the size of
+        whole maps beforehand; an interrupted command continues.
+        """,
+        examples="""
+        python tools/cache_teacher.py configs/unidistill/unidistill_lidar2camera_sim.py
+        python tools/cache_teacher.py CONFIG --teacher lidar --epochs 1 --whole-maps --dtype float32
+        """,
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--teacher", metavar="NAME", help="which teacher, where the config has several")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: work_dirs/caches/<config stem>/<teacher>")
+    parser.add_argument("--epochs", type=int, metavar="N", help="default: all that the training makes")
+    parser.add_argument("--dtype", choices=["float16", "float32"], default="float16", help="of stored values")
+    parser.add_argument("--whole-maps", action="store_true", help="keep every cell, for methods that read background")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    return parser.parse_args(arguments)
+
+
+def command(arguments: Sequence[str] | None = None) -> None:
+    parsed = parse_arguments(arguments)
+    config = read_config(parsed.config, options=parsed.cfg_options)
+    teachers = list(config.model.get("teachers", {})) if is_distillation(config) else []
+    name = parsed.teacher or (teachers[0] if len(teachers) == 1 else None)
+    if name not in teachers:
+        raise UserError(f"name one of the config's teachers with --teacher: {', '.join(teachers) or 'it has none'}")
+    check_data(config, stages=("train",))
+    folder = parsed.out or CACHES / Path(parsed.config).stem / name
+    with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
+        added = cache_teacher(
+            config,
+            teacher=name,
+            folder=folder,
+            epochs=parsed.epochs,
+            device=parsed.device,
+            dtype=parsed.dtype,
+            foreground=not parsed.whole_maps,
+        )
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 2**30
+    print(f"{folder}: {added} samples added, {size:.2f} GiB")
+    print(f"train with: --cfg-options model.teachers.{name}.role=cached model.teachers.{name}.cache={folder}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_command(command, arguments)

@@ -1,0 +1,86 @@
+"""The stored teacher gives the losses of the running one, and only for what was stored."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DefaultScope
+
+from perceptkd.cli.cache_teacher import main
+from perceptkd.cli.train import read_config
+from perceptkd.core.cache import CacheError
+from perceptkd.core.source import build_model, read_model_source
+from perceptkd.datasets.seeded import collect_seeded_datasets
+from perceptkd.registry import DATASETS, MODELS
+
+DISTILLERS = ["perceptkd.UniDistill", "perceptkd.ForegroundDistill"]
+
+
+@pytest.fixture
+def job(tiny_comparison: Path) -> tuple[Path, Config]:
+    """The tiny distillation with a teacher of random weights on disk."""
+    config = read_config(str(tiny_comparison))
+    teacher = config.model.teachers.lidar
+    path = Path(teacher.checkpoint)
+    path.parent.mkdir(parents=True)
+    torch.manual_seed(3)
+    with DefaultScope.overwrite_default_scope("mmdet3d"):
+        torch.save(build_model(read_model_source(teacher.config)).state_dict(), path)
+    return tiny_comparison, config
+
+
+def terms(config: Config, *, kind: str, epoch: int, **teacher: Any) -> dict[str, torch.Tensor]:
+    """What the distiller adds to the loss of the first training sample in an epoch."""
+    with DefaultScope.overwrite_default_scope("mmdet3d"):
+        dataset = DATASETS.build(config.train_dataloader.dataset)
+        for seeded in collect_seeded_datasets(dataset):
+            seeded.set_epoch(epoch, seed=0)
+        torch.manual_seed(0)
+        options = {"lidar": {**config.model.teachers.lidar, **teacher}}
+        model = MODELS.build({**config.model, "teachers": options, "distillers": [{"type": kind, "teacher": "lidar"}]})
+        batch = pseudo_collate([dataset[0]])
+        losses = model.train()(**model.data_preprocessor(batch, True), mode="loss")
+    return {name: value.detach() for name, value in losses.items() if name.startswith("loss_kd/")}
+
+
+def test_losses_from_the_store_are_those_of_the_teacher(
+    job: tuple[Path, Config], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path, config = job
+    store = tmp_path / "store"
+    assert main([str(path), "--out", str(store), "--epochs", "2", "--dtype", "float32", "--device", "cpu"]) == 0
+    output = capsys.readouterr().out
+    assert f"model.teachers.lidar.role=cached model.teachers.lidar.cache={store}" in output
+    for kind in DISTILLERS:
+        for epoch in range(2):
+            live = terms(config, kind=kind, epoch=epoch)
+            cached = terms(config, kind=kind, epoch=epoch, role="cached", cache=str(store))
+            assert live.keys() == cached.keys()
+            assert max(live.values()) > 0
+            for name, value in live.items():
+                torch.testing.assert_close(cached[name], value, rtol=1e-5, atol=1e-7)
+    with pytest.raises(CacheError, match=r"has no sample|was written from other inputs"):
+        terms(config, kind=DISTILLERS[0], epoch=2, role="cached", cache=str(store))
+
+
+def test_a_second_run_continues_and_adds_nothing(
+    job: tuple[Path, Config], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = [str(job[0]), "--out", str(tmp_path / "store"), "--epochs", "1", "--device", "cpu"]
+    assert main(arguments) == main(arguments) == 0
+    assert ": 0 samples added" in capsys.readouterr().out.splitlines()[-2]
+
+
+def test_teachers_are_named(job: tuple[Path, Config], tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main([str(job[0]), "--teacher", "radar"]) == 2
+    assert "name one of the config's teachers with --teacher: lidar" in capsys.readouterr().err
+    assert main([str(tiny_folder / "retinanet.py")]) == 2
+    assert "--teacher: it has none" in capsys.readouterr().err
+
+
+def test_a_teacher_that_changes_cannot_be_stored(job: tuple[Path, Config], capsys: pytest.CaptureFixture) -> None:
+    assert main([str(job[0]), "--cfg-options", "model.teachers.lidar.role=ema"]) == 2
+    assert "only a frozen one gives the same every time" in capsys.readouterr().err
