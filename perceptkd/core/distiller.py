@@ -61,6 +61,8 @@ class Distiller(nn.Module):
     default_adapters: ClassVar[Mapping[str, Any]] = {}
     #: A method that calls ``canonical_bev`` itself sets this, and may then pair maps of different declared layouts.
     layout_aware: ClassVar[bool] = False
+    #: Terms that compare more than the annotated objects, and so need not be zero on samples without any.
+    background_terms: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
