@@ -1,5 +1,5 @@
 # TiG-BEV: a LiDAR detector teaches a camera detector, on SimWorld's splits train, tune and report.
-# The weights are a tenth of the published ones, as in the other configs of the same student.
+# The weights are a tenth of the published ones; the depth term comes on top of the student's own depth loss.
 _base_ = ["../unidistill/unidistill_lidar2camera_sim.py"]
 
 model = dict(

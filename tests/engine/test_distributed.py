@@ -42,7 +42,7 @@ def test_two_processes_train_and_evaluate(repository: Path, tmp_path: Path) -> N
     assert len(printed) == len(alone)  # by one of the two
 
 
-@pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh"])
+@pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh", "slurm_train.sh"])
 def test_usage_is_explained(repository: Path, script: str) -> None:
     result = run(repository, script)
     assert result.returncode == 2
@@ -70,3 +70,22 @@ def test_a_command_leaves_its_processes(tmp_path: Path, fails: bool) -> None:
     run_command(command)
     assert not distributed.is_initialized()
     assert gloo_threads() == 0
+
+
+def test_slurm_script_asks_for_whole_nodes(repository: Path, tmp_path: Path) -> None:
+    """What srun is called with: a stand-in writes its arguments down, one a line."""
+    stand_in = tmp_path / "srun"
+    stand_in.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    stand_in.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SRUN_ARGS": "--qos=normal --time=1:00"}
+    command = ["bash", str(repository / "tools/slurm_train.sh"), "gpu", "job", "config.py", "--amp"]
+
+    def arguments(**given: str) -> list[str]:
+        result = subprocess.run(command, env={**environment, **given}, capture_output=True, text=True, check=True)
+        return result.stdout.splitlines()
+
+    sixteen = arguments(GPUS="16", PYTHON="python")
+    assert {"--partition=gpu", "--job-name=job", "--gres=gpu:8", "--ntasks=16", "--ntasks-per-node=8"} <= set(sixteen)
+    assert {"--qos=normal", "--time=1:00"} <= set(sixteen)
+    assert sixteen[-6:] == ["-u", str(repository / "tools/train.py"), "config.py", "--launcher", "slurm", "--amp"]
+    assert {"--gres=gpu:2", "--ntasks-per-node=2"} <= set(arguments(GPUS="2"))

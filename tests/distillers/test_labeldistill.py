@@ -1,0 +1,488 @@
+"""LabelDistill: worked numbers, float64 loops after the formulas, properties, and the authors' code where present.
+
+The authors' repository is not part of this project; PERCEPTKD_LABELDISTILL_REFERENCE may name a local clone of it.
+"""
+
+import ast
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmdet.models.backbones.resnet import BasicBlock
+from mmdet.models.losses import GaussianFocalLoss, L1Loss
+from torch import Tensor, nn
+
+from perceptkd.core.distiller import Step
+from perceptkd.core.geometry import GeometryError
+from perceptkd.core.tap import Tap, TapSpec
+from perceptkd.distillers.labeldistill import (
+    LabelDistill,
+    LabelEncoder,
+    box_loss,
+    draw_labels,
+    feature_loss,
+    soft_focal_loss,
+)
+from perceptkd.registry import DISTILLERS, MODELS
+
+Make = Callable[..., Any]
+EXTENT = (-8.0, -8.0, 8.0, 8.0)  # 16 x 16 cells of 1 m
+BOXES = [[(3.2, 2.1, 4.6, 2.0, 0.5), (-4.0, 5.0, 3.0, 1.5, 1.0)], [(0.3, -3.0, 4.6, 2.0, 0.1)]]
+LABELS = [[0, 2], [1]]
+OPTIONS = {"student_channels": (12, 7), "teacher_channels": (5, 6), "num_classes": 3, "hidden_channels": 8}
+HEADS = {"reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
+TERMS = {"encoder", "label", "lidar", "response_cls", "response_reg"}
+
+
+def build_teacher() -> nn.Module:
+    """Neck and head of a detector with levels of 5 and 6 channels, two tasks with classes (a) and (b, c)."""
+    torch.manual_seed(0)
+    model = nn.Module()
+    norm = {"type": "BN", "eps": 1e-3}
+    model.neck = MODELS.build(
+        {"type": "mmdet3d.SECONDFPN", "in_channels": [5, 6], "out_channels": [4, 4], "upsample_strides": [1, 2],
+         "use_conv_for_no_stride": True, "norm_cfg": norm}
+    )  # fmt: skip
+    size = {"point_cloud_range": [-8, -8, -5, 8, 8, 3], "voxel_size": [1.0, 1.0, 8.0], "out_size_factor": 1}
+    coder = {"type": "mmdet3d.CenterPointBBoxCoder", "pc_range": [-8, -8], "voxel_size": [1, 1], "out_size_factor": 1}
+    model.bbox_head = MODELS.build(
+        {
+            "type": "perceptkd.BEVCenterHead",
+            "class_names": ["a", "b", "c"],
+            "tasks": [{"num_class": 1, "class_names": ["a"]}, {"num_class": 2, "class_names": ["b", "c"]}],
+            "in_channels": 8,
+            "share_conv_channel": 8,
+            "common_heads": {name: (channels, 2) for name, channels in HEADS.items()},
+            "separate_head": {"type": "mmdet3d.SeparateHead", "init_bias": -2.19, "final_kernel": 3, "head_conv": 8},
+            "bbox_coder": coder,
+            "loss_cls": {"type": "mmdet.GaussianFocalLoss", "reduction": "mean"},
+            "loss_bbox": {"type": "mmdet.L1Loss", "reduction": "mean", "loss_weight": 0.25},
+            "train_cfg": {**size, "grid_size": [16, 16, 1], "gaussian_overlap": 0.1, "min_radius": 1,
+                          "code_weights": [1.0] * 10},
+        }
+    )  # fmt: skip
+    return model.eval().requires_grad_(False)
+
+
+def head_of(bev_map: Tensor) -> tuple:
+    """Outputs of the two tasks, each a fixed mix of the channels of a map."""
+    return tuple(
+        [{name: bev_map[:, :1].expand(-1, channels, -1, -1) * (task + 1.5) for name, channels in sizes.items()}]
+        for task, sizes in enumerate(({"heatmap": 1, **HEADS}, {"heatmap": 2, **HEADS}))
+    )
+
+
+def taps_of(fine: Tensor, coarse: Tensor, response: Any = None, *, extent: Any = EXTENT) -> dict[str, Tap]:
+    values = {"fine": fine, "coarse": coarse, "response": head_of(fine) if response is None else response}
+    return {name: Tap(TapSpec(name, layout="yx", extent=extent), [value]) for name, value in values.items()}
+
+
+@pytest.fixture
+def sides() -> tuple[list[Tensor], list[Tensor]]:
+    """Maps (fine, coarse) of student and teacher for two samples."""
+    torch.manual_seed(0)
+    student = [torch.randn(2, 12, 16, 16), torch.randn(2, 7, 8, 8)]
+    teacher = [torch.randn(2, 5, 16, 16).relu(), torch.randn(2, 6, 8, 8).relu()]
+    return [side.requires_grad_() for side in student], [side.requires_grad_() for side in teacher]
+
+
+@pytest.fixture
+def labelled(make_step: Make) -> Callable[..., Step]:
+    """labelled(boxes, labels) -> a step with a teacher that can decode."""
+
+    def make(boxes: Sequence = BOXES, labels: Sequence = LABELS) -> Step:
+        step = make_step(boxes)
+        step.teacher_models = {"teacher": build_teacher()}
+        for sample, classes in zip(step.data_samples, labels):
+            sample.gt_instances_3d.labels_3d = torch.tensor(classes, dtype=torch.long)
+        return step
+
+    return make
+
+
+def drawn(boxes: Sequence, *, samples: Sequence[int], fill: float = 1.0, batch_size: int = 1) -> Tensor:
+    """Number of the box in each cell, from 1 on [B, 16, 16]."""
+    tensor = torch.tensor(boxes).reshape(-1, 5)
+    numbers = torch.arange(1.0, len(tensor) + 1)[:, None]
+    shape = (batch_size, 16, 16)
+    return draw_labels(tensor, numbers, torch.tensor(samples), shape=shape, extent=EXTENT, fill=fill)[..., 0]
+
+
+class TestDrawing:
+    def test_fills_the_cells_with_their_centre_inside(self) -> None:
+        """4 x 2 m around (2, 1): x from 0 to 4 m, y from 0 to 2 m."""
+        expected = torch.zeros(16, 16)
+        expected[8:10, 8:12] = 1
+        assert torch.equal(drawn([(2.0, 1.0, 4.0, 2.0, 0.0)], samples=[0])[0], expected)
+        turned = drawn([(2.0, 1.0, 2.0, 4.0, math.pi / 2)], samples=[0])[0]
+        assert torch.equal(turned, expected)
+
+    def test_fill_scales_the_box(self) -> None:
+        expected = torch.zeros(16, 16)
+        expected[8:10, 9:11] = 1
+        assert torch.equal(drawn([(2.0, 1.0, 4.0, 4.0, 0.0)], samples=[0], fill=0.5)[0], expected)
+
+    def test_a_small_box_has_the_cell_of_its_centre(self) -> None:
+        cells = drawn([(2.9, -3.9, 0.2, 0.2, 0.3), (1.0, 1.0, 0.2, 0.2, 0.0)], samples=[0, 0])[0].nonzero().tolist()
+        assert cells == [[4, 10], [9, 9]]
+
+    def test_the_last_box_stays_and_samples_are_apart(self) -> None:
+        box = (2.0, 1.0, 2.0, 2.0, 0.0)
+        first, second = drawn([box, box, box, (30.0, 0.0, 4.0, 2.0, 0.0)], samples=[0, 0, 1, 1], batch_size=2)
+        assert first.unique().tolist() == [0, 2]
+        assert second.unique().tolist() == [0, 3]
+
+    def test_agrees_with_a_loop(self) -> None:
+        rng = np.random.default_rng(0)
+        boxes = np.concatenate([rng.uniform(-9, 9, (6, 2)), rng.uniform(1, 7, (6, 2)), rng.uniform(-4, 4, (6, 1))], 1)
+        expected = np.zeros((16, 16))
+        for number, (x, y, length, width, yaw) in enumerate(boxes, start=1):
+            for row in range(16):
+                for column in range(16):
+                    a, b = column - 7.5 - x, row - 7.5 - y
+                    along, across = math.cos(yaw) * a + math.sin(yaw) * b, math.cos(yaw) * b - math.sin(yaw) * a
+                    own = math.floor(x + 8) == column and math.floor(y + 8) == row
+                    if own or (abs(along) <= 0.4 * length and abs(across) <= 0.4 * width):
+                        expected[row, column] = number
+        assert drawn(boxes.tolist(), samples=[0] * 6, fill=0.8)[0].tolist() == expected.tolist()
+
+
+class TestLosses:
+    def test_feature_worked_example(self) -> None:
+        """Two cells with squared distances 1 + 4 and 9 + 0, weights 1 and 0.5, over a total weight of 2."""
+        student = torch.tensor([[1.0, 3.0], [2.0, 0.0]]).view(1, 2, 1, 2).requires_grad_()
+        teacher = torch.zeros(1, 2, 1, 2, requires_grad=True)
+        weight, total = torch.tensor([[[1.0, 0.5]]]), torch.tensor(2.0)
+        loss = feature_loss(student, teacher, weight, total_weight=total)
+        assert loss.item() == pytest.approx((5 + 4.5) / 2)
+        loss.backward()
+        assert student.grad.flatten().tolist() == pytest.approx([1.0, 1.5, 2.0, 0.0])
+        assert teacher.grad is None
+
+    def test_soft_focal_worked_example(self) -> None:
+        """p = 1/2: (1 - q g)^4 log(2) / 4, with q = 1/2 and g = 1, 1/2 and 0, over two peaks."""
+        logits = torch.zeros(1, 1, 1, 3, requires_grad=True)
+        gaussian = torch.tensor([1.0, 0.5, 0.0]).view(1, 1, 1, 3)
+        loss = soft_focal_loss(logits, torch.zeros(1, 1, 1, 3), gaussian, num_peaks=torch.tensor(2.0))
+        assert loss.item() == pytest.approx((0.5**4 + 0.75**4 + 1) * math.log(2) / 4 / 2)
+        loss.backward()
+        assert (logits.grad > 0).all()
+
+    def test_soft_focal_is_mmdets_loss_on_soft_targets(self) -> None:
+        torch.manual_seed(0)
+        student, teacher, gaussian = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5), torch.rand(2, 3, 4, 5)
+        target = teacher.sigmoid() * gaussian
+        expected = GaussianFocalLoss(reduction="mean")(student.sigmoid(), target, avg_factor=3.0)
+        ours = soft_focal_loss(student, teacher, gaussian, num_peaks=torch.tensor(3.0))
+        assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
+
+    def test_boxes_worked_example(self) -> None:
+        student = torch.tensor([[1.0, -2.0], [0.0, 3.0]])
+        assert box_loss(student, torch.zeros(2, 2), num_boxes=torch.tensor(2.0)).item() == pytest.approx(3.0)
+        assert box_loss(student[:0], student[:0], num_boxes=torch.tensor(0.0)) == 0
+
+
+class TestMethod:
+    def test_builds_with_the_published_options(self) -> None:
+        method = DISTILLERS.build(
+            {"type": "perceptkd.LabelDistill", "student_channels": (150, 300), "teacher_channels": (128, 256)}
+        )
+        assert method.weights == {
+            "encoder": 1.0, "label": 0.3, "lidar": 0.3, "response_cls": 1.0, "response_reg": 0.25,
+        }  # fmt: skip
+        assert [method.thirds[f"lidar_{level}"][0].in_channels for level in ("fine", "coarse")] == [50, 100]
+        assert [level[0].out_channels for level in method.encoder.levels] == [128, 256]
+        assert method.encoder.mix[0].in_features == 256
+
+    def test_encoder_makes_maps_like_the_backbone(self) -> None:
+        first, second = LabelEncoder(3, (5, 6), 8)(torch.randn(2, 16, 16, 12))
+        assert first.shape == (2, 5, 16, 16)
+        assert second.shape == (2, 6, 8, 8)
+
+    def test_terms_reach_what_they_should(self, sides: tuple, labelled: Make) -> None:
+        (fine, coarse), teacher = sides
+        method, step = LabelDistill(**OPTIONS), labelled()
+        terms = method.loss(taps_of(fine, coarse), taps_of(*teacher), step)
+        assert set(terms) == TERMS
+        adapters = {term: method.thirds[f"{term}_fine"][0].weight for term in ("label", "lidar")}
+        sources = [fine, coarse, *adapters.values(), method.encoder.box[0].weight, *teacher]
+        reached = {}
+        for term, value in terms.items():
+            assert value.shape == ()
+            assert value > 0.01
+            found = torch.autograd.grad(value, sources, retain_graph=True, allow_unused=True)
+            reached[term] = [gradient is not None and bool(gradient.abs().sum() > 0) for gradient in found]
+        assert reached == {
+            "encoder": [False, False, False, False, True, False, False],
+            "label": [True, True, True, False, False, False, False],
+            "lidar": [True, True, False, True, False, False, False],
+            "response_cls": [True, False, False, False, False, False, False],
+            "response_reg": [True, False, False, False, False, False, False],
+        }
+        assert all(not parameter.requires_grad for parameter in step.teacher_models["teacher"].parameters())
+
+    def test_channels_are_partitioned(self, sides: tuple, labelled: Make) -> None:
+        """12 channels: 0-3 labels, 4-7 LiDAR. 7 channels: 0-1 and 2-3. The rest is the images' own."""
+        (fine, coarse), teacher = sides
+        terms = LabelDistill(**OPTIONS).loss(taps_of(fine, coarse), taps_of(*teacher), labelled())
+        for term, own in (("label", (range(4), range(2))), ("lidar", (range(4, 8), range(2, 4)))):
+            gradients = torch.autograd.grad(terms[term], (fine, coarse), retain_graph=True)
+            for gradient, channels in zip(gradients, own):
+                assert gradient.abs().amax(dim=(0, 2, 3)).nonzero().flatten().tolist() == list(channels)
+
+    def test_features_count_near_annotated_boxes_alone(self, sides: tuple, labelled: Make) -> None:
+        """A teacher that differs where the heatmap is zero changes nothing; on the peak it does."""
+        student, (fine, coarse) = sides
+        method, step = LabelDistill(**OPTIONS).eval(), labelled([[(3.5, 2.5, 2.0, 1.0, 0.0)], []], [[0], []])
+        expected = method.loss(taps_of(*student), taps_of(fine, coarse), step)["lidar"]
+        for (row, column), same in (((2, 2), True), ((10, 11), False)):
+            changed = fine.detach().clone()
+            changed[0, :, row, column] += 3.0
+            lidar = method.loss(taps_of(*student), taps_of(changed, coarse, head_of(fine)), step)["lidar"]
+            assert bool(lidar == expected) is same
+
+    def test_masks_are_the_heatmap_and_where_it_is_positive(self, sides: tuple, labelled: Make) -> None:
+        """Both feature terms once more, cell by cell in float64."""
+        student, teacher = sides
+        method, step = LabelDistill(**OPTIONS).eval(), labelled()
+        head = step.teacher_models["teacher"].bbox_head
+        targets = head.get_targets([sample.gt_instances_3d for sample in step.data_samples])
+        heat = sum(target.heatmap.double().sum(dim=1) for target in targets)
+        masks = [heat, heat.view(2, 8, 2, 8, 2).mean(dim=(2, 4))]
+        label_maps = method.encoder(method._draw(taps_of(*teacher)["fine"], step))
+        expected = {"label": 0.0, "lidar": 0.0}
+        for level, mask, side, theirs, labels in zip(("fine", "coarse"), masks, student, teacher, label_maps):
+            third = side.shape[1] // 3
+            for term, part, target, weight in (
+                ("label", side[:, :third], labels, (mask > 0).double()),
+                ("lidar", side[:, third : 2 * third], theirs, mask),
+            ):
+                adapted = method.thirds[f"{term}_{level}"](part)
+                distance = (adapted.double() - target.double()).square().sum(dim=1)
+                expected[term] += (distance * weight).sum().item() / weight.sum().item()
+        terms = method.loss(taps_of(*student), taps_of(*teacher), step)
+        assert {term: terms[term].item() for term in expected} == pytest.approx(expected, rel=1e-5)
+
+    def test_response_at_the_annotated_centres(self, sides: tuple, labelled: Make) -> None:
+        """Task 0 has a box at cell (10, 11), task 1 those at (13, 4) and (5, 8); its outputs are 1.5 and 2.5 x."""
+        (fine, coarse), teacher = sides
+        terms = LabelDistill(**OPTIONS).loss(taps_of(fine, coarse), taps_of(*teacher), labelled())
+        gap = (fine[:, 0] - teacher[0][:, 0]).abs()
+        expected = 10 * (1.5 * gap[0, 10, 11] / 1 + 2.5 * (gap[0, 13, 4] + gap[1, 5, 8]) / 2)
+        assert terms["response_reg"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+    def test_encoder_learns_to_invert_the_frozen_head(self, sides: tuple, labelled: Make) -> None:
+        """The head is trained on maps of another encoder first: a random one has no inverse."""
+        student, teacher = sides
+        step = labelled()
+        model = step.teacher_models["teacher"]
+
+        def train(method: LabelDistill, parameters: list[nn.Parameter]) -> list[float]:
+            optimizer = torch.optim.Adam(parameters, lr=1e-2)
+            losses = []
+            for _ in range(50):
+                loss = method.loss(taps_of(*student), taps_of(*teacher), step)["encoder"]
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+            return losses
+
+        first, second = (LabelDistill(**OPTIONS, fill=1.0) for _ in range(2))
+        fitted = train(first, [*first.encoder.parameters(), *model.requires_grad_(True).parameters()])
+        model.requires_grad_(False)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        losses = train(second, list(second.encoder.parameters()))
+        assert losses[-1] < 0.5 * losses[0]
+        assert losses[-1] < 2 * fitted[-1]
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    def test_a_batch_without_boxes(self, sides: tuple, labelled: Make) -> None:
+        student, teacher = sides
+        method = LabelDistill(**OPTIONS)
+        terms = method.loss(taps_of(*student), taps_of(*teacher), labelled([[], []], [[], []]))
+        for term, value in terms.items():
+            assert value.isfinite()
+            assert bool(value == 0) is (term not in method.background_terms)
+        (terms["label"] + terms["lidar"] + terms["response_reg"]).backward()
+        assert all(side.grad.abs().max() == 0 for side in student)
+        assert all(parameter.grad.abs().max() == 0 for parameter in method.thirds.parameters())
+
+    def test_boxes_without_a_class_are_left_out(self, sides: tuple, labelled: Make) -> None:
+        student, teacher = sides
+        method = LabelDistill(**OPTIONS).eval()
+        steps = labelled([[*BOXES[0], (0.0, 0.0, 4.0, 2.0, 0.0)], BOXES[1]], [[*LABELS[0], -1], LABELS[1]]), labelled()
+        with_it, without = (method.loss(taps_of(*student), taps_of(*teacher), step) for step in steps)
+        assert {term: value.item() for term, value in with_it.items()} == {
+            term: pytest.approx(value.item()) for term, value in without.items()
+        }
+
+    def test_two_ranks_equal_one_process(self, sides: tuple, labelled: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In eval mode, since batch norm is not synchronised. Counts: read on each rank, then replaced by the mean."""
+        student, teacher = ([side.detach() for side in maps] for maps in sides)
+        method = LabelDistill(**OPTIONS).eval()
+        joint = method.loss(taps_of(*student), taps_of(*teacher), labelled())
+        counts: list[list[Tensor]] = [[], []]
+
+        def run(rank: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+            for module in ("distillers.labeldistill", "models.bev.center_targets"):
+                monkeypatch.setattr(f"perceptkd.{module}.all_reduce_mean", reduce)
+            own = [[side[rank : rank + 1] for side in maps] for maps in (student, teacher)]
+            step = labelled(BOXES[rank : rank + 1], LABELS[rank : rank + 1])
+            return method.loss(taps_of(*own[0]), taps_of(*own[1]), step)
+
+        for module in ("distillers.labeldistill", "models.bev.center_head"):
+            monkeypatch.setattr(f"perceptkd.{module}.get_world_size", lambda: 2)
+        for rank in range(2):
+            run(rank, lambda count, kept=counts[rank]: kept.append(count) or count)
+        ranks = []
+        for rank in range(2):
+            means = iter([(first + second) / 2 for first, second in zip(*counts, strict=True)])
+            ranks.append(run(rank, lambda _count, means=means: next(means)))
+        for term, value in joint.items():
+            # The head adds 1e-4 to its count of boxes.
+            mean = (ranks[0][term] + ranks[1][term]).item() / 2
+            assert mean == pytest.approx(value.item(), rel=1e-3 if term == "encoder" else 1e-5), term
+
+    def test_maps_of_another_layout_mean_the_same(self, sides: tuple, labelled: Make) -> None:
+        (fine, coarse), teacher = sides
+        method, step = LabelDistill(**OPTIONS).eval(), labelled()
+        expected = method.loss(taps_of(fine, coarse), taps_of(*teacher), step)
+        values = {"fine": fine.mT, "coarse": coarse.mT, "response": head_of(fine.mT)}
+        turned = {name: Tap(TapSpec(name, layout="xy", extent=EXTENT), [value]) for name, value in values.items()}
+        terms = method.loss(turned, taps_of(*teacher), step)
+        assert {term: value.item() for term, value in terms.items()} == {
+            term: pytest.approx(value.item(), rel=1e-5) for term, value in expected.items()
+        }
+
+    def test_what_it_cannot_use_is_named(self, sides: tuple, labelled: Make) -> None:
+        student, teacher = sides
+        step = labelled()
+        with pytest.raises(ValueError, match=r"BEVDetector that runs, not a cached one"):
+            LabelDistill(**OPTIONS).loss(taps_of(*student), taps_of(*teacher), Step(data_samples=step.data_samples))
+        for wrong in ({"student_channels": (9, 7)}, {"teacher_channels": (5, 8)}):
+            with pytest.raises(ValueError, match=r"is \(.*look at student_channels and teacher_channels"):
+                LabelDistill(**{**OPTIONS, **wrong}).loss(taps_of(*student), taps_of(*teacher), step)
+        half = [side[..., ::2, ::2] for side in student]
+        with pytest.raises(ValueError, match=r"'fine' is \(12, 8, 8\) in the student, \(5, 16, 16\) in the teacher"):
+            LabelDistill(**OPTIONS).loss(taps_of(*half), taps_of(*teacher), step)
+        with pytest.raises(ValueError, match=r"equal tasks, classes and grids"):
+            LabelDistill(**OPTIONS).loss(taps_of(*student, head_of(student[0])[:1]), taps_of(*teacher), step)
+        with pytest.raises(GeometryError):
+            LabelDistill(**OPTIONS).loss(taps_of(*student, extent=(-9.0, -9.0, 9.0, 9.0)), taps_of(*teacher), step)
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"student_channels": (12,)}, {"student_channels": (12, 2)}, {"teacher_channels": (5,)}, {"eps": 1e-8}],
+    )
+    def test_wrong_options_raise(self, options: dict) -> None:
+        with pytest.raises(ValueError, match="LabelDistill"):
+            LabelDistill(**{**OPTIONS, **options})
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, Any]:
+    """The authors' classes and methods, without importing their modules; on the CPU, for one process."""
+    root = os.environ.get("PERCEPTKD_LABELDISTILL_REFERENCE")
+    if not root:
+        pytest.skip("PERCEPTKD_LABELDISTILL_REFERENCE does not name a clone of the authors' repository")
+    wanted = {
+        "label_backbone.py": ("Mlp", "LabelBackbone"),
+        "adaptor.py": ("DistillAdaptor",),
+        "kd_head.py": ("response_loss",),
+        "bev_mask.py": ("gen_labelinput",),
+        "LabelDistill_r50_128x128_e24_4key.py": ("get_feature_distill_loss",),
+    }
+    names = {"torch": torch, "nn": nn, "F": F, "BasicBlock": BasicBlock, "reduce_mean": lambda value: value}
+    names |= {"np": np, "one_hot": F.one_hot, "polygon": pytest.importorskip("skimage.draw").polygon}
+    names["clip_sigmoid"] = lambda logits: logits.sigmoid().clamp(1e-4, 1 - 1e-4)
+    for file, parts in wanted.items():
+        path = next(Path(root).rglob(file), None)
+        assert path is not None, f"no {file} under {root}"
+        nodes = list(ast.walk(ast.parse(path.read_text().replace("'cuda'", "'cpu'"))))
+        found = [node for node in nodes if getattr(node, "name", None) in parts]
+        assert len(found) == len(parts)
+        exec(compile(ast.Module(found, []), str(path), "exec"), names)
+    return names
+
+
+def copy_parameters(source: nn.Module, target: nn.Module) -> None:
+    """In the order of registration; the layer norms per cell, which are ones and zeros, have no counterpart."""
+    for theirs, ours in zip(source.parameters(), target.parameters(), strict=True):
+        if theirs.shape == ours.shape:
+            ours.data.copy_(theirs.data)
+
+
+def test_golden_encoder_and_adapter(reference: dict) -> None:
+    torch.manual_seed(0)
+    theirs = reference["LabelBackbone"](3, 9, 8, out_features=[5, 6], stride=[1, 2], feature_size=16)
+    ours = LabelEncoder(3, (5, 6), 8)
+    copy_parameters(theirs, ours)
+    boxes, labels = torch.randn(2, 16, 16, 9), torch.randn(2, 16, 16, 3)
+    for first, second in zip(ours(torch.cat((boxes, labels), dim=-1)), theirs(boxes, labels, None), strict=True):
+        assert torch.allclose(first, second, atol=1e-5)
+    adapter = reference["DistillAdaptor"]([4, 2], [5, 6], [1, 1])
+    for level, block in zip(("fine", "coarse"), adapter.blocks):
+        mine = LabelDistill(**OPTIONS).thirds[f"label_{level}"]
+        copy_parameters(block, mine)
+        features = torch.randn(2, block[0].in_channels, 8, 8)
+        assert torch.allclose(mine(features), block(features), atol=1e-5)
+
+
+@pytest.mark.parametrize("yaw", [0.0, 0.6, -2.2])
+def test_golden_drawing(reference: dict, yaw: float) -> None:
+    """The same rectangle, of half the length and width, up to the rounding of its corners."""
+    box = torch.tensor([1.3, -0.8, 0.0, 12.0, 6.0, 1.5, yaw, 0.0, 0.0])
+    length, width = box[3:5] / 0.25  # cells of 0.25 m, 64 x 64
+    empty = np.zeros((64, 64)), torch.zeros(64, 64, 9), torch.zeros(64, 64, 10)
+    theirs, _, _ = reference["gen_labelinput"](*empty, (box[:2] + 8) / 0.25, length, width, box, torch.tensor(2))
+    bev, index = box[[0, 1, 3, 4, 6]][None], torch.tensor([0])
+    ours = draw_labels(bev, torch.ones(1, 1), index, shape=(1, 64, 64), extent=EXTENT, fill=0.5)[0, ..., 0].numpy()
+    assert (ours * theirs).sum() / np.maximum(ours, theirs).sum() > 0.85
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_golden_features(reference: dict, binary: bool) -> None:
+    """One level: the authors' mask of the second one is shifted."""
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 2, 5, 16, 16)
+    heatmaps = [torch.rand(2, 1, 16, 16).where(torch.rand(2, 1, 16, 16) > 0.8, 0.0) for _ in range(2)]
+    expected = reference["get_feature_distill_loss"](None, [teacher], [student], heatmaps, binary_mask=binary)
+    weight = sum(heatmaps)[:, 0]
+    weight = (weight > 0).float() if binary else weight
+    ours = feature_loss(student, teacher, weight, total_weight=weight.sum())
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_golden_response(reference: dict, sides: tuple, labelled: Make) -> None:
+    (fine, coarse), teacher = ([side.detach() for side in maps] for maps in sides)
+    step = labelled()
+    model = step.teacher_models["teacher"]
+    terms = LabelDistill(**OPTIONS).loss(taps_of(fine, coarse), taps_of(*teacher), step)
+    heatmaps, boxes, indices, masks = [], [], [], []
+    for target in model.bbox_head.get_targets([sample.gt_instances_3d for sample in step.data_samples]):
+        heatmaps.append(target.heatmap)
+        boxes.append(torch.zeros(2, 4, 10))
+        index, mask = torch.zeros(2, 4, dtype=torch.long), torch.zeros(2, 4, dtype=torch.uint8)
+        for number, (sample, row, column) in enumerate(zip(target.sample, target.row, target.column)):
+            index[sample, number], mask[sample, number] = row * 16 + column, 1
+        indices.append(index)
+        masks.append(mask)
+    head = SimpleNamespace(
+        loss_cls=GaussianFocalLoss(reduction="mean"),
+        loss_bbox=L1Loss(reduction="mean", loss_weight=0.25),
+        train_cfg={"code_weights": [1.0] * 10},
+        _gather_feat=model.bbox_head._gather_feat,
+    )
+    predictions = [[[dict(task[0])] for task in head_of(side)] for side in (fine, teacher[0])]
+    _, expected = reference["response_loss"](head, (heatmaps, boxes, indices, masks), *predictions)
+    ours = terms["response_cls"] + 0.25 * terms["response_reg"]
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
