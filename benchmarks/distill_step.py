@@ -1,7 +1,9 @@
 """What distilling costs beyond its parts: a distillation step against a student step plus the teacher's forward.
 
-Both sides run in turn on the same batch: whole steps (preprocessing, forward, backward, optimizer), data loading
-excluded, in the precision the machine trains in. The teacher has random weights: its time does not depend on them.
+Then the same with the teacher's outputs read from a store, against a student step alone. Both sides run in turn on the
+same batch: whole steps (preprocessing, forward, backward, optimizer), data loading excluded, in the precision the
+machine trains in. The teacher has random weights: its time does not depend on them. A store that was just written is in
+the disk's cache.
 
 Usage: python benchmarks/distill_step.py, after `make demo`, whose world it reads.
 """
@@ -11,28 +13,34 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from measure import paired_row, single_row, time_ms, write_results
+from measure import Row, paired_row, single_row, time_ms, write_results
 from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPERS, init_default_scope
 from mmengine.runner import Runner
 
 from perceptkd.cli.arguments import check_data, run_command
+from perceptkd.core.cache_key import build_fingerprint
+from perceptkd.core.cache_writer import TeacherCacheWriter, write_cache
+from perceptkd.core.source import read_model_source
 from perceptkd.engine.backends import backends
 from perceptkd.registry import MODELS
 
 CONFIG = "configs/unidistill/unidistill_lidar2camera_demo.py"
 TARGET = 1.05
+CACHED_TARGET = 1.10
 BATCH_SIZES = (1, 4)
 
 
-def build(config: Config, *, distill: bool) -> tuple[Any, Any]:
-    """Model and optimizer wrapper, as a run has them."""
+def build(config: Config, *, distill: bool, **teacher: Any) -> tuple[Any, Any]:
+    """Model and optimizer wrapper, as a run has them; ``teacher`` are further options of the teacher."""
     torch.manual_seed(0)
-    model = MODELS.build({**config.model, "distill": distill})
+    teachers = {"lidar": {"config": config.model.teachers.lidar.config, "allow_random": True, **teacher}}
+    model = MODELS.build({**config.model, "teachers": teachers, "distill": distill})
     model.init_weights()
     model.train()
     parameters = [value for value in model.parameters() if value.requires_grad]
@@ -44,6 +52,64 @@ def build(config: Config, *, distill: bool) -> tuple[Any, Any]:
     return model, wrapper
 
 
+def load_batch(config: Config, size: int) -> Any:
+    """The first training batch of a size."""
+    loader = Runner.build_dataloader(
+        {**config.train_dataloader, "batch_size": size, "num_workers": 0, "persistent_workers": False}
+    )
+    loader.dataset.set_epoch(0, seed=0)
+    return next(iter(loader))
+
+
+def rows_of(config: Config, size: int, *, pairs: int) -> list[Row]:
+    """The rows of one batch size."""
+    batch = load_batch(config, size)
+    (alone, alone_wrapper), (distilled, wrapper) = (build(config, distill=distill) for distill in (False, True))
+    part_ms: dict[str, list[float]] = {"student step": [], "teacher forward": []}
+
+    def student_step() -> None:
+        alone.train_step(batch, alone_wrapper)
+
+    def teacher_forward() -> None:
+        with wrapper.optim_context(distilled):
+            distilled.distillers.teachers["lidar"].collect(batch)
+
+    def parts() -> None:
+        for times, function in zip(part_ms.values(), (student_step, teacher_forward), strict=True):
+            times.append(time_ms(function))
+
+    rows = [
+        paired_row(
+            f"distillation step, {size} sample(s)",
+            lambda: distilled.train_step(batch, wrapper),
+            parts,
+            peer_name="student + teacher",
+            target=TARGET,
+            pairs=pairs,
+        )
+    ]
+    for part, times in part_ms.items():
+        median = round(statistics.median(times[-pairs:]), 1)  # the first ones warmed up
+        rows.append(single_row(f"{part}, {size} sample(s)", median, unit="ms", note="median within these pairs"))
+    with tempfile.TemporaryDirectory() as folder:
+        source = read_model_source(config.model.teachers.lidar.config)
+        fingerprint = build_fingerprint(model=source.model, checkpoint=None)
+        writer = TeacherCacheWriter(folder, fingerprint, foreground=True)
+        write_cache(distilled.distillers.teachers["lidar"].collect, [batch], writer)
+        cached, cached_wrapper = build(config, distill=True, role="cached", cache=folder)
+        rows.append(
+            paired_row(
+                f"distillation step with a cached teacher, {size} sample(s)",
+                lambda: cached.train_step(batch, cached_wrapper),
+                student_step,
+                peer_name="student",
+                target=CACHED_TARGET,
+                pairs=pairs,
+            )
+        )
+    return rows
+
+
 def measure(arguments: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=30, help="pairs of timings per row (default 30)")
@@ -51,44 +117,7 @@ def measure(arguments: Sequence[str] | None) -> None:
     config = Config.fromfile(CONFIG)
     check_data(config, stages=("train",))
     init_default_scope(config.default_scope)
-    teacher = config.model.teachers.lidar
-    config.model.teachers = {"lidar": {"config": teacher.config, "allow_random": True}}
-    alone, alone_wrapper = build(config, distill=False)
-    distilled, wrapper = build(config, distill=True)
-    rows = []
-    for size in BATCH_SIZES:
-        loader = Runner.build_dataloader(
-            {**config.train_dataloader, "batch_size": size, "num_workers": 0, "persistent_workers": False}
-        )
-        loader.dataset.set_epoch(0, seed=0)
-        batch = next(iter(loader))
-
-        def student_step(batch: Any = batch) -> None:
-            alone.train_step(batch, alone_wrapper)
-
-        def teacher_forward(batch: Any = batch) -> None:
-            with wrapper.optim_context(distilled):
-                distilled.distillers.teachers["lidar"].collect(batch)
-
-        def distillation_step(batch: Any = batch) -> None:
-            distilled.train_step(batch, wrapper)
-
-        part_ms: dict[str, list[float]] = {"student step": [], "teacher forward": []}
-
-        def parts(
-            functions: Sequence[Callable[[], None]] = (student_step, teacher_forward),
-            part_ms: dict[str, list[float]] = part_ms,
-        ) -> None:
-            for times, function in zip(part_ms.values(), functions, strict=True):
-                times.append(time_ms(function))
-
-        name = f"distillation step, {size} sample(s)"
-        rows.append(
-            paired_row(name, distillation_step, parts, peer_name="student + teacher", target=TARGET, pairs=pairs)
-        )
-        for part, times in part_ms.items():
-            median = round(statistics.median(times[-pairs:]), 1)  # the first ones warmed up
-            rows.append(single_row(f"{part}, {size} sample(s)", median, unit="ms", note="median within these pairs"))
+    rows = [row for size in BATCH_SIZES for row in rows_of(config, size, pairs=pairs)]
     write_results("distill_step", rows, backends=backends())
 
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from mmengine.optim import OptimWrapper
-from torch import nn
+from torch import Tensor, nn
 
 from perceptkd.engine.precision import Precision, choose_precision, record_precision, to_channels_last
 from perceptkd.registry import OPTIM_WRAPPERS
@@ -15,11 +16,11 @@ from perceptkd.registry import OPTIM_WRAPPERS
 class AmpOptimWrapper(OptimWrapper):
     """``OptimWrapper`` with bf16 autocast and channels_last convolutions where the hardware computes bf16.
 
-    MMEngine's own ``AmpOptimWrapper`` refuses to run without a GPU. bf16 has the range of fp32, so no loss scaling is
-    needed. Weights, gradients and the optimizer's state stay fp32.
+    MMEngine's own ``AmpOptimWrapper`` refuses to run without a GPU. bf16 has the range of fp32 and needs no loss
+    scaling; fp16, for GPUs without bf16, gets it. Weights, gradients and the optimizer's state stay fp32.
 
     Args:
-        precision: ``auto`` (the rule of ``choose_precision``), ``bf16`` or ``fp32``.
+        precision: ``auto`` (the rule of ``choose_precision``), ``bf16``, ``fp16`` or ``fp32``.
         **kwargs: Of ``OptimWrapper``.
     """
 
@@ -27,6 +28,33 @@ class AmpOptimWrapper(OptimWrapper):
         super().__init__(**kwargs)
         self._request = precision
         self._precision: Precision | None = None
+        device = self.optimizer.param_groups[0]["params"][0].device.type
+        self._scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Backward of the scaled loss; without fp16 the scale is 1."""
+        super().backward(self._scaler.scale(loss), **kwargs)
+
+    def step(self, **kwargs: Any) -> None:
+        """Update the parameters, unless a scaled fp16 gradient overflowed; clipping sees the true gradients."""
+        if self.clip_grad_kwargs:
+            self._scaler.unscale_(self.optimizer)
+            self._clip_grad()
+        self._scaler.step(self.optimizer, **kwargs)
+        self._scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state, and the scale of fp16."""
+        scale = {"loss_scaler": self._scaler.state_dict()} if self._scaler.is_enabled() else {}
+        return {**super().state_dict(), **scale}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned."""
+        state_dict = dict(state_dict)
+        scale = state_dict.pop("loss_scaler", None)
+        if scale and self._scaler.is_enabled():
+            self._scaler.load_state_dict(scale)
+        super().load_state_dict(state_dict)
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
         """Called once before training, when the weights are final: choose, and lay out the convolutions."""

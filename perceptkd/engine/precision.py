@@ -58,15 +58,17 @@ def choose_precision(device: torch.device | str, *, request: str = "auto") -> Pr
 
     Args:
         device: Where the model is.
-        request: ``auto`` for the rule, or ``bf16`` or ``fp32`` to overrule it.
+        request: ``auto`` for the rule, or ``bf16``, ``fp16`` or ``fp32`` to overrule it.
 
     Raises:
         InputError: An unknown request, or bf16 on a GPU that has none.
     """
-    if request not in ("auto", "bf16", "fp32"):
-        raise InputError(f"precision must be auto, bf16 or fp32, not {request!r}")
+    if request not in ("auto", "bf16", "fp16", "fp32"):
+        raise InputError(f"precision must be auto, bf16, fp16 or fp32, not {request!r}")
     if request == "fp32":
         return Precision(None, False, "fp32 was asked for")
+    if request == "fp16":
+        return Precision(torch.float16, True, "fp16 was asked for")
     if torch.device(device).type == "cuda":
         able, hardware = torch.cuda.is_bf16_supported(including_emulation=False), "this GPU computes bf16"
     else:

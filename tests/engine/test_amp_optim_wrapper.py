@@ -36,8 +36,8 @@ def test_rule_on_the_cpu(cpu_computes_bf16) -> None:
     assert choose_precision("cpu", request="bf16").dtype is torch.bfloat16
     cpu_computes_bf16(True)
     assert choose_precision("cpu", request="fp32").dtype is None
-    with pytest.raises(InputError, match="auto, bf16 or fp32"):
-        choose_precision("cpu", request="fp16")
+    with pytest.raises(InputError, match="auto, bf16, fp16 or fp32"):
+        choose_precision("cpu", request="fp8")
 
 
 def test_forward_is_bf16_and_everything_kept_is_fp32(cpu_computes_bf16) -> None:
@@ -76,6 +76,46 @@ def test_fp32_changes_nothing(cpu_computes_bf16) -> None:
     with wrapper.optim_context(model):
         assert torch.equal(model(inputs), expected)
     assert model[0].weight.is_contiguous()
+
+
+def test_fp16_scales_the_loss_and_skips_a_step_that_overflows() -> None:
+    model = nn.Linear(4, 1)
+    nn.init.zeros_(model.weight)
+    wrapper = build(model, precision="fp16", clip_grad={"max_norm": 1.0})
+    wrapper.initialize_count_status(model, 0, 3)
+    scale = wrapper.state_dict()["loss_scaler"]["scale"]
+    with wrapper.optim_context(model):
+        out = model(torch.full((2, 4), 1e-3))
+    assert out.dtype is torch.float16
+    wrapper.update_params(out.float().mean() * 1e-3)  # 1e-6, which fp16 gradients would lose without the scale
+    assert model.weight.abs().min().item() == pytest.approx(0.1 * 1e-6, rel=0.01)
+    kept = model.weight.detach().clone()
+    with wrapper.optim_context(model):
+        out = model(torch.full((2, 4), 1e3))
+    wrapper.update_params(out.float().mean() * 1e3)
+    assert torch.equal(model.weight, kept)
+    assert wrapper.state_dict()["loss_scaler"]["scale"] == scale / 2
+    resumed = build(model, precision="fp16")
+    resumed.load_state_dict(wrapper.state_dict())
+    assert resumed.state_dict()["loss_scaler"]["scale"] == scale / 2
+    build(model).load_state_dict(wrapper.state_dict())  # a run that goes on without fp16
+
+
+def test_accumulated_steps_move_as_one_step_on_their_mean(cpu_computes_bf16) -> None:
+    cpu_computes_bf16(False)
+    inputs = torch.randn(4, 3)
+    weights = []
+    for accumulated in (1, 2):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 1)
+        wrapper = build(model, accumulative_counts=accumulated)
+        wrapper.initialize_count_status(model, 0, accumulated)
+        for part in inputs.chunk(accumulated):
+            with wrapper.optim_context(model):
+                loss = model(part).square().mean()
+            wrapper.update_params(loss)
+        weights.append(model.weight.detach())
+    torch.testing.assert_close(*weights)
 
 
 def test_channels_last_touches_2d_convolutions_alone() -> None:
