@@ -14,7 +14,7 @@ it predicts one sample, on a CPU, with the ops of `perceptkd.ops` and no compile
 processes are plain ones in this one process. That says that every op is there, not that the accuracy is the published
 one; what each op computes is tested on its own.
 """
-COMPILED = "The column *compiled mmcv* is one recorded run of the same with mmcv's own compiled CPU ops"
+COMPILED = "The columns *compiled mmcv* are one recorded run of the same with mmcv's own compiled CPU ops"
 
 
 def zoo_page(own: Mapping[str, Any], compiled: Mapping[str, Any] | None, source: str) -> str:
@@ -26,17 +26,28 @@ def zoo_page(own: Mapping[str, Any], compiled: Mapping[str, Any] | None, source:
         source: where the figures come from, one line for each of the results.
     """
     note = f"{COMPILED}.\n" if compiled else f"{COMPILED}: not measured.\n"
-    return "\n".join([HEAD, note, *_shares(own), *_families(own, compiled), *_excluded(own["excluded"]), source])
+    return "\n".join(
+        [HEAD, note, *_shares(own, compiled), *_families(own, compiled), *_excluded(own["excluded"]), source]
+    )
 
 
-def _shares(result: Mapping[str, Any]) -> list[str]:
-    lines = ["| library | build, train and predict | target | met | families |", "| --- | ---: | ---: | --- | --- |"]
-    for row in result["rows"]:
+def _shares(own: Mapping[str, Any], compiled: Mapping[str, Any] | None) -> list[str]:
+    beside = {row["name"]: row["ours"] for row in compiled["rows"]} if compiled else {}
+    lines = [
+        "| library | build, train and predict | target | met | compiled mmcv | families |",
+        "| --- | ---: | ---: | --- | ---: | --- |",
+    ]
+    for row in own["rows"]:
         if "/" not in row["name"]:
-            share = "not measured" if row["ours"] is None else f"{row['ours']:.1%}"
+            shares = [_share(row["ours"]), f"{own['target']:.0%}"]
             met = {True: "yes", False: "no", None: ""}[row["met"]]
-            lines.append(f"| {row['name']} | {share} | {result['target']:.0%} | {met} | {row['note']} |")
+            cells = [row["name"], *shares, met, _share(beside.get(row["name"])), row["note"]]
+            lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
+
+
+def _share(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1%}"
 
 
 def _families(own: Mapping[str, Any], compiled: Mapping[str, Any] | None) -> list[str]:
