@@ -103,7 +103,8 @@ class TeacherCache:
                 f"Cached '{field}' differs in shape within a batch ({[tuple(value.shape) for value in values]}): "
                 "cached teachers need inputs of one size"
             )
-        return torch.stack(values)
+        with torch.autocast("cpu", enabled=False):  # which cannot stack fp16 where it runs in bf16
+            return torch.stack(values)
 
     def _value(self, field: str, row: int) -> np.ndarray:
         entry = self.index[row]

@@ -269,3 +269,12 @@ def test_a_foreground_store_without_boxes_and_one_of_whole_maps_are_told_apart(t
     writer.close()
     with pytest.raises(CacheError, match="holds foreground True, not False"):
         TeacherCacheWriter(tmp_path, {})
+
+
+def test_an_fp16_store_is_read_under_bf16_autocast(tmp_path: Path) -> None:
+    tap, keys = Tap(TapSpec("neck"), [torch.ones(2, 3)], "teacher"), [SampleKey(name, None, 0) for name in "ab"]
+    writer = TeacherCacheWriter(tmp_path, {}, dtype="float16")
+    writer.add(keys, {"map": tap})
+    writer.close()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(TeacherCache(tmp_path).read(keys, tap.spec).float(), tap.value)
