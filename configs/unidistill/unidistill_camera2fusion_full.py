@@ -1,13 +1,11 @@
 # UniDistill at its published size on nuScenes: a camera detector teaches a detector with LiDAR and cameras.
 # Not a path of the paper; weights after those from camera to LiDAR.
-_base_ = ["../bev/fusion_full.py"]
+_base_ = ["./unidistill_lidar2fusion_full.py"]
 
 model = dict(
-    _delete_=True,
-    type="perceptkd.DistillModel",
-    student={{_base_.model}},
     teachers=dict(
-        camera=dict(config="configs/bev/camera_full.py", checkpoint="work_dirs/teachers/camera_full/epoch_20.pth")
+        _delete_=True,
+        camera=dict(config="configs/bev/camera_full.py", checkpoint="work_dirs/teachers/camera_full/epoch_20.pth"),
     ),
     distillers=[
         dict(

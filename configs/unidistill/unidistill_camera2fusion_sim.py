@@ -1,21 +1,14 @@
 # UniDistill: a camera detector teaches a detector with LiDAR and cameras, on SimWorld's splits.
 # Not a path of the paper; weights after those from camera to LiDAR.
-_base_ = [
-    "../_base_/models/bev_fusion_sim.py",
-    "../_base_/datasets/nuscenes_sim_splits.py",
-    "../_base_/schedules/bev_sim_splits.py",
-    "../_base_/runtime/default.py",
-]
+_base_ = ["./unidistill_lidar2fusion_sim.py"]
 
 model = dict(
-    _delete_=True,
-    type="perceptkd.DistillModel",
-    student={{_base_.model}},
     teachers=dict(
+        _delete_=True,
         camera=dict(
             config="configs/unidistill/camera_sim_splits.py",
             checkpoint="work_dirs/teachers/camera_sim_splits/iter_5760.pth",
-        )
+        ),
     ),
     distillers=[
         dict(
@@ -30,4 +23,3 @@ model = dict(
         )
     ],
 )
-default_hooks = dict(checkpoint=dict(save_best="nuscenes/near_mAP", rule="greater"))

@@ -1,12 +1,10 @@
 # UniDistill at its published size on nuScenes: a camera detector teaches a LiDAR detector.
-_base_ = ["../bev/lidar_voxel_full.py"]
+_base_ = ["./unidistill_fusion2lidar_full.py"]
 
 model = dict(
-    _delete_=True,
-    type="perceptkd.DistillModel",
-    student={{_base_.model}},
     teachers=dict(
-        camera=dict(config="configs/bev/camera_full.py", checkpoint="work_dirs/teachers/camera_full/epoch_20.pth")
+        _delete_=True,
+        camera=dict(config="configs/bev/camera_full.py", checkpoint="work_dirs/teachers/camera_full/epoch_20.pth"),
     ),
     distillers=[
         dict(
@@ -21,4 +19,3 @@ model = dict(
         )
     ],
 )
-train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(pipeline={{_base_.train_pipeline}}))))

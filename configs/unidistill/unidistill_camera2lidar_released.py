@@ -1,17 +1,15 @@
 # UniDistill as its released code trains it, faults included (docs/methods/unidistill.md): exchanged axes, temperature
 # on the teacher alone, BatchNorm of the teacher on the student's batch, no adapters.
-_base_ = ["../bev/lidar_voxel_released.py"]
+_base_ = ["./unidistill_fusion2lidar_released.py"]
 
 model = dict(
-    _delete_=True,
-    type="perceptkd.DistillModel",
-    student={{_base_.model}},
     teachers=dict(
+        _delete_=True,
         camera=dict(
             config="configs/bev/camera_released.py",
             checkpoint="work_dirs/teachers/camera_released/epoch_20.pth",
             norm="train",
-        )
+        ),
     ),
     distillers=[
         dict(
@@ -23,4 +21,3 @@ model = dict(
         )
     ],
 )
-train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(pipeline={{_base_.train_pipeline}}))))

@@ -1,21 +1,14 @@
 # UniDistill: a camera detector teaches a compact LiDAR detector, on SimWorld's splits.
 # The weights are a tenth of the published ones, as those of lidar2camera.
-_base_ = [
-    "../_base_/models/bev_lidar_pillar_sim.py",
-    "../_base_/datasets/nuscenes_sim_splits.py",
-    "../_base_/schedules/bev_sim_splits.py",
-    "../_base_/runtime/default.py",
-]
+_base_ = ["./unidistill_fusion2lidar_sim.py"]
 
 model = dict(
-    _delete_=True,
-    type="perceptkd.DistillModel",
-    student={{_base_.model}},
     teachers=dict(
+        _delete_=True,
         camera=dict(
             config="configs/unidistill/camera_sim_splits.py",
             checkpoint="work_dirs/teachers/camera_sim_splits/iter_5760.pth",
-        )
+        ),
     ),
     distillers=[
         dict(
@@ -30,6 +23,3 @@ model = dict(
         )
     ],
 )
-val_dataloader = dict(dataset=dict(pipeline={{_base_.lidar_test_pipeline}}))
-test_dataloader = dict(dataset=dict(pipeline={{_base_.lidar_test_pipeline}}))
-default_hooks = dict(checkpoint=dict(save_best="nuscenes/near_mAP", rule="greater"))

@@ -1,20 +1,18 @@
 # UniDistill under mmdet3d's CenterPoint (voxels of 0.075 m, 57.6 mAP on val with rotated NMS) and its published
 # weights. Its grid is that of the `full` models, so that all terms apply.
-_base_ = ["../bev/camera_full.py"]
+_base_ = ["./unidistill_lidar2camera_full.py"]
 
 weights_url = "https://download.openmmlab.com/mmdetection3d/v1.0.0_models/centerpoint/"
 name = "centerpoint_0075voxel_second_secfpn_circlenms_4x8_cyclic_20e_nus"
 bev = dict(layout="yx", extent=(-54.0, -54.0, 54.0, 54.0))
 
 model = dict(
-    _delete_=True,
-    type="perceptkd.DistillModel",
-    student={{_base_.model}},
     teachers=dict(
+        _delete_=True,
         centerpoint=dict(
             config="mmdet3d::centerpoint/centerpoint_voxel0075_second_secfpn_8xb4-cyclic-20e_nus-3d.py",
             checkpoint=f"{weights_url}{name}/{name}_20220810_011659-04cb3a3b.pth",
-        )
+        ),
     ),
     distillers=[
         dict(
@@ -29,4 +27,3 @@ model = dict(
         )
     ],
 )
-train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(pipeline={{_base_.train_pipeline}}))))

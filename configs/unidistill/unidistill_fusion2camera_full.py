@@ -1,12 +1,10 @@
 # UniDistill at its published size on nuScenes: a detector with LiDAR and cameras teaches a camera detector.
-_base_ = ["../bev/camera_full.py"]
+_base_ = ["./unidistill_lidar2camera_full.py"]
 
 model = dict(
-    _delete_=True,
-    type="perceptkd.DistillModel",
-    student={{_base_.model}},
     teachers=dict(
-        fusion=dict(config="configs/bev/fusion_full.py", checkpoint="work_dirs/teachers/fusion_full/epoch_20.pth")
+        _delete_=True,
+        fusion=dict(config="configs/bev/fusion_full.py", checkpoint="work_dirs/teachers/fusion_full/epoch_20.pth"),
     ),
     distillers=[
         dict(
@@ -17,4 +15,3 @@ model = dict(
         )
     ],
 )
-train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(pipeline={{_base_.train_pipeline}}))))

@@ -1,21 +1,14 @@
 # UniDistill: a detector with LiDAR and cameras teaches a camera detector, on SimWorld's splits.
 # The weights are a tenth of the published ones, as those of lidar2camera.
-_base_ = [
-    "../_base_/models/bev_camera_sim.py",
-    "../_base_/datasets/nuscenes_sim_splits.py",
-    "../_base_/schedules/bev_sim_splits_long.py",
-    "../_base_/runtime/default.py",
-]
+_base_ = ["./unidistill_lidar2camera_sim.py"]
 
 model = dict(
-    _delete_=True,
-    type="perceptkd.DistillModel",
-    student={{_base_.model}},
     teachers=dict(
+        _delete_=True,
         fusion=dict(
             config="configs/unidistill/fusion_sim_splits.py",
             checkpoint="work_dirs/teachers/fusion_sim_splits/epoch_8.pth",
-        )
+        ),
     ),
     distillers=[
         dict(
@@ -25,9 +18,3 @@ model = dict(
         )
     ],
 )
-train_dataloader = dict(batch_size=1)
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
-val_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
-test_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1152, save_best="nuscenes/near_mAP", rule="greater"))
-log_processor = dict(by_epoch=False)
