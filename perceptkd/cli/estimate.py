@@ -21,8 +21,9 @@ from perceptkd.cli.arguments import (
     run_command,
 )
 from perceptkd.cli.train import read_config
+from perceptkd.core.cache import flatten
 from perceptkd.core.dry_run import build_dry_batch
-from perceptkd.core.tap import Tap, map_tensors
+from perceptkd.core.tap import Tap
 from perceptkd.engine.footprint import OPTIMIZER_STATES, Footprint, measure, state_bytes
 from perceptkd.engine.student import is_distillation
 from perceptkd.registry import DATASETS, MODELS
@@ -94,7 +95,7 @@ def estimate(config: Config, *, autocast: bool = False) -> tuple[list[Line], dic
         for batch in batches:
             teacher.collect(batch)  # the first forward of a batch size is a whole one, later ones stop at the last tap
         lines.append(Line(f"teacher '{name}'", teacher.model, runs(teacher.model, teacher.collect), optimizer=None))
-        cached[name] = sum(tap_values(tap) for tap in teacher.collect(batches[0]).values()) * CACHED_BYTES
+        cached[name] = cached_values(teacher.collect(batches[0])) * CACHED_BYTES
         teacher.clear()
     together = nn.ModuleList([model, *(teacher.model for teacher in model.distillers.teachers.values())])
     lines.append(Line("distillation step", together, runs(together, step(model)), optimizer=optimizer))
@@ -117,11 +118,9 @@ def report(
     return table
 
 
-def tap_values(tap: Tap) -> int:
-    """Numbers in a tap's output."""
-    sizes: list[int] = []
-    map_tensors(lambda tensor: sizes.append(tensor.numel()), tap.value)
-    return sum(sizes)
+def cached_values(taps: Mapping[str, Tap]) -> int:
+    """Numbers in all outputs that a cache stores."""
+    return sum(leaf.numel() for tap in taps.values() for leaf in flatten(tap.value)[1])
 
 
 def _batch(config: Config, size: int) -> Any:

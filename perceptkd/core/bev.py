@@ -62,6 +62,33 @@ def sample_points(
     return (torch.where(weight > 0, corners, 0) * weight).sum(dim=2)  # a broken cell far away has no part in it
 
 
+def cell_offsets(boxes: Tensor, *, shape: tuple[int, int], extent: Extent) -> tuple[Tensor, Tensor]:
+    """How far the centre of every cell is from that of every box.
+
+    Args:
+        boxes: BEV boxes [N, 5].
+        shape: Of the map: (H, W).
+        extent: Outer edges of the map ``(x0, y0, x1, y1)`` in metres.
+
+    Returns:
+        x and y in metres [N, H, W, 2], and the sides of a cell [2].
+    """
+    height, width = shape
+    low, high = boxes.new_tensor(extent).view(2, 2)
+    cell_m = (high - low) / low.new_tensor((width, height))
+    rows, columns = torch.meshgrid(*(torch.arange(n, device=boxes.device) for n in (height, width)), indexing="ij")
+    centres = (torch.stack((columns, rows), dim=-1) + 0.5) * cell_m + low
+    return centres - boxes[:, None, None, :2], cell_m
+
+
+def in_box_frame(offset: Tensor, boxes: Tensor) -> Tensor:
+    """Offsets [N, ..., 2] turned into each box's frame: along its length and across."""
+    shape = (-1, *[1] * (offset.ndim - 2))
+    cos, sin = boxes[:, 4].cos().view(shape), boxes[:, 4].sin().view(shape)
+    x, y = offset.unbind(dim=-1)
+    return torch.stack((cos * x + sin * y, cos * y - sin * x), dim=-1)
+
+
 @torch.no_grad()
 def cells_in_boxes(boxes: Tensor, *, shape: tuple[int, int], extent: Extent, enlarge: float = 1.0) -> Tensor:
     """Which cells have their centre in which box.
@@ -76,17 +103,9 @@ def cells_in_boxes(boxes: Tensor, *, shape: tuple[int, int], extent: Extent, enl
     Returns:
         bool [N, H, W].
     """
-    height, width = shape
-    low, high = boxes.new_tensor(extent).view(2, 2)
-    cell_m = (high - low) / low.new_tensor((width, height))
-    rows, columns = torch.meshgrid(*(torch.arange(n, device=boxes.device) for n in (height, width)), indexing="ij")
-    centres = (torch.stack((columns, rows), dim=-1) + 0.5) * cell_m + low
-    offset = centres - boxes[:, None, None, :2]  # [N, H, W, 2]
-    cos, sin = boxes[:, 4].cos()[:, None, None], boxes[:, 4].sin()[:, None, None]
-    along, across = cos * offset[..., 0] + sin * offset[..., 1], cos * offset[..., 1] - sin * offset[..., 0]
-    diagonal = float(torch.linalg.vector_norm(cell_m))
-    half = (boxes[:, 2:4] * enlarge).clamp(min=diagonal)[:, None, None] / 2
-    return (along.abs() <= half[..., 0]) & (across.abs() <= half[..., 1])
+    offset, cell_m = cell_offsets(boxes, shape=shape, extent=extent)
+    half = (boxes[:, 2:4] * enlarge).clamp(min=float(torch.linalg.vector_norm(cell_m))) / 2
+    return (in_box_frame(offset, boxes).abs() <= half[:, None, None]).all(dim=-1)
 
 
 @torch.no_grad()
@@ -151,7 +170,8 @@ def gaussian_mask(
     cell_m = (high - low) / low.new_tensor((width, height))
     # trunc, not floor: a centre less than one cell outside of the low edge is drawn in the first cell, as published.
     centre = ((boxes[:, :2].double() - low) / cell_m).trunc().long()
-    radius = _gaussian_radius(boxes[:, 2:4].double() / cell_m, overlap).long().clamp(min=min_radius)
+    length, width_cells = (boxes[:, 2:4].double() / cell_m).unbind(1)
+    radius = gaussian_radius(length, width_cells, overlap).long().clamp(min=min_radius)
     reach = int(radius.max()) if len(boxes) else 0
     step = torch.arange(-reach, reach + 1, device=boxes.device)
     offset = torch.stack(torch.meshgrid(step, step, indexing="xy"), dim=-1).view(1, -1, 2)
@@ -165,12 +185,18 @@ def gaussian_mask(
     return mask.scatter_reduce_(0, cell[drawn], value[drawn], reduce="amax").view(shape)
 
 
-def _gaussian_radius(size: Tensor, overlap: float) -> Tensor:
-    """CornerNet's radius [N] of boxes of ``size`` [N, 2], in cells; the variant that divides by 2 where 2a is meant."""
-    total, area = size.sum(dim=1), size.prod(dim=1)
-    first = (total + (total**2 - 4 * area * (1 - overlap) / (1 + overlap)).sqrt()) / 2
-    second = (2 * total + (4 * total**2 - 16 * (1 - overlap) * area).sqrt()) / 2
-    third = (-2 * overlap * total + (4 * overlap**2 * total**2 + 16 * overlap * (1 - overlap) * area).sqrt()) / 2
+def gaussian_radius(length: Tensor, width: Tensor, min_overlap: float) -> Tensor:
+    """CornerNet's radius, in cells, at which two boxes still overlap by ``min_overlap`` (as released: halved roots).
+
+    >>> radius = gaussian_radius(torch.tensor([4.62 / 0.6]), torch.tensor([1.95 / 0.6]), 0.7)
+    >>> round(float(radius), 4)
+    1.2666
+    """
+    total, area = length + width, length * width
+    first = (total + (total**2 - 4 * area * (1 - min_overlap) / (1 + min_overlap)).sqrt()) / 2
+    second = (2 * total + (4 * total**2 - 16 * (1 - min_overlap) * area).sqrt()) / 2
+    product = 2 * min_overlap * total
+    third = (-product + (product**2 + 16 * min_overlap * (1 - min_overlap) * area).sqrt()) / 2
     return torch.minimum(torch.minimum(first, second), third)
 
 

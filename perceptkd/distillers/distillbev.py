@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perceptkd.core.bev import batch_boxes, gaussian_mask, head_maps, tap_extent
+from perceptkd.core.bev import batch_boxes, cell_offsets, gaussian_mask, head_maps, in_box_frame, tap_extent
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
@@ -42,16 +42,9 @@ def box_scale(boxes: Tensor, sample_index: Tensor, *, shape: tuple[int, int, int
         [B, H, W]; 0 in the cells whose centre is in no box.
     """
     batch_size, height, width = shape
-    x0, y0, x1, y1 = extent
-    cell_x, cell_y = (x1 - x0) / width, (y1 - y0) / height
-    x = x0 + (torch.arange(width, device=boxes.device) + 0.5) * cell_x - boxes[:, :1]  # [N, W]
-    y = y0 + (torch.arange(height, device=boxes.device) + 0.5) * cell_y - boxes[:, 1:2]  # [N, H]
-    cos, sin = boxes[:, 4].cos().view(-1, 1, 1), boxes[:, 4].sin().view(-1, 1, 1)
-    forward = cos * x[:, None] + sin * y[:, :, None]
-    left = cos * y[:, :, None] - sin * x[:, None]
-    half = boxes[:, 2:4, None, None] / 2
-    inside = (forward.abs() < half[:, 0]) & (left.abs() < half[:, 1])
-    scale = (cell_x * cell_y / boxes[:, 2:4].prod(dim=1)).sqrt().view(-1, 1, 1).where(inside, 0).flatten(1)
+    offset, cell_m = cell_offsets(boxes, shape=(height, width), extent=extent)
+    inside = (in_box_frame(offset, boxes).abs() < boxes[:, None, None, 2:4] / 2).all(dim=-1)
+    scale = (cell_m.prod() / boxes[:, 2:4].prod(dim=1)).sqrt().view(-1, 1, 1).where(inside, 0).flatten(1)
     cells = boxes.new_zeros(batch_size, height * width)
     return cells.scatter_reduce_(0, sample_index[:, None].expand_as(scale), scale, reduce="amax").view(shape)
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
-from perceptkd.core.bev import batch_boxes, head_maps, tap_extent
+from perceptkd.core.bev import batch_boxes, cell_offsets, head_maps, in_box_frame, tap_extent
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
@@ -45,15 +45,10 @@ def draw_labels(
         fill: Length and width of what is covered, relative to those of the box.
     """
     batch_size, height, width = shape
-    low, high = boxes.new_tensor(extent).view(2, 2)
-    cell = (high - low) / low.new_tensor((width, height))
-    column, row = (torch.arange(count, device=boxes.device) + 0.5 for count in (width, height))
-    centres = torch.stack(torch.meshgrid(column, row, indexing="xy"), dim=-1).view(-1, 2) * cell + low
-    offset = centres - boxes[:, None, :2]  # [N, H W, 2]
-    (x, y), cos, sin = offset.unbind(dim=-1), boxes[:, 4:].cos(), boxes[:, 4:].sin()
-    local = torch.stack((cos * x + sin * y, cos * y - sin * x), dim=-1).abs()
-    covered = (local <= boxes[:, None, 2:4] * fill / 2).all(dim=-1)
-    covered |= ((offset > -cell / 2) & (offset <= cell / 2)).all(dim=-1)
+    offset, cell_m = cell_offsets(boxes, shape=(height, width), extent=extent)
+    covered = (in_box_frame(offset, boxes).abs() <= boxes[:, None, None, 2:4] * fill / 2).all(dim=-1)
+    covered |= ((offset > -cell_m / 2) & (offset <= cell_m / 2)).all(dim=-1)
+    covered = covered.flatten(1)
     box = torch.where(covered, torch.arange(len(boxes), device=boxes.device)[:, None], -1)
     last = box.new_full((batch_size, height * width), -1)
     last = last.scatter_reduce_(0, sample_index[:, None].expand_as(box), box, reduce="amax")

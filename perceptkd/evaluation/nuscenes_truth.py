@@ -49,10 +49,10 @@ class GroundTruth:
         offset = boxes.translation[:, :2] - self.ego[boxes.frame]
         reach = np.array([max_range_m[name] for name in DETECTION_NAMES], np.float64)
         boxes = boxes[np.sqrt((offset**2).sum(axis=1)) < reach[boxes.label]]
-        is_cycle = np.isin(boxes.label, CYCLES)
+        cycles = np.flatnonzero(np.isin(boxes.label, CYCLES))
         is_parked = np.zeros(len(boxes), bool)
         for frame, racks in self.racks.items():
-            rows = np.flatnonzero(is_cycle & (boxes.frame == frame))
+            rows = cycles[boxes.frame[cycles] == frame]
             for rack in racks:
                 is_parked[rows] |= points_in_box(rack, boxes.translation[rows].T)
         return boxes[~is_parked]

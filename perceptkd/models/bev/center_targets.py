@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from perceptkd.core.bev import gaussian_radius
 from perceptkd.core.distributed import all_reduce_mean
 
 
@@ -24,21 +25,6 @@ class CenterTargets(NamedTuple):
     boxes: Tensor  # [N, 10]: x and y offset in cells, z, three dims (log), sin, cos, vx, vy
     num_peaks: Tensor  # cells with value 1 per rank, a mean over ranks
     num_boxes: Tensor  # boxes per rank, a mean over ranks
-
-
-def gaussian_radius(length: Tensor, width: Tensor, min_overlap: float) -> Tensor:
-    """CornerNet's radius, in cells, at which two boxes still overlap by ``min_overlap`` (as released: halved roots).
-
-    >>> radius = gaussian_radius(torch.tensor([4.62 / 0.6]), torch.tensor([1.95 / 0.6]), 0.7)
-    >>> round(float(radius), 4)
-    1.2666
-    """
-    total, area = length + width, length * width
-    first = (total + (total**2 - 4 * area * (1 - min_overlap) / (1 + min_overlap)).sqrt()) / 2
-    second = (2 * total + (4 * total**2 - 16 * (1 - min_overlap) * area).sqrt()) / 2
-    product = 2 * min_overlap * total
-    third = (-product + (product**2 + 16 * min_overlap * (1 - min_overlap) * area).sqrt()) / 2
-    return torch.minimum(torch.minimum(first, second), third)
 
 
 def draw_gaussians(plane: Tensor, row: Tensor, column: Tensor, radius: Tensor, *, shape: tuple[int, ...]) -> Tensor:
