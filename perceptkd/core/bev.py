@@ -81,6 +81,13 @@ def cell_offsets(boxes: Tensor, *, shape: tuple[int, int], extent: Extent) -> tu
     return centres - boxes[:, None, None, :2], cell_m
 
 
+def in_map_frame(offset: Tensor, boxes: Tensor) -> Tensor:
+    """Points [N, P, 2] in metres along the length of each box and across it, as coordinates of the map."""
+    cos, sin = boxes[:, None, 4].cos(), boxes[:, None, 4].sin()
+    x, y = offset.unbind(dim=-1)
+    return torch.stack((cos * x - sin * y, sin * x + cos * y), dim=-1) + boxes[:, None, :2]
+
+
 def in_box_frame(offset: Tensor, boxes: Tensor) -> Tensor:
     """Offsets [N, ..., 2] turned into each box's frame: along its length and across."""
     shape = (-1, *[1] * (offset.ndim - 2))

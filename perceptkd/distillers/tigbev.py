@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perceptkd.core.bev import batch_boxes, sample_points, tap_extent
+from perceptkd.core.bev import batch_boxes, in_map_frame, sample_points, tap_extent
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
@@ -42,9 +42,7 @@ def box_grid(boxes: Tensor, *, num_points: tuple[int, int], margin_m: float) -> 
     """
     along, across = (torch.linspace(-0.5, 0.5, count, device=boxes.device) for count in num_points)
     unit = torch.stack(torch.meshgrid(along, across, indexing="ij"), dim=-1).view(1, -1, 2)
-    x, y = (unit * (boxes[:, None, 2:4] + 2 * margin_m)).unbind(dim=-1)
-    cos, sin = boxes[:, None, 4].cos(), boxes[:, None, 4].sin()
-    return torch.stack((cos * x - sin * y, sin * x + cos * y), dim=-1) + boxes[:, None, :2]
+    return in_map_frame(unit * (boxes[:, None, 2:4] + 2 * margin_m), boxes)
 
 
 def smallest_of_groups(value: Tensor, group: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceptkd.core.bev import batch_boxes, gaussian_mask, head_maps, sample_points, tap_extent
+from perceptkd.core.bev import batch_boxes, gaussian_mask, head_maps, in_map_frame, sample_points, tap_extent
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
@@ -40,9 +40,7 @@ def key_points(boxes: Tensor) -> Tensor:
     [[8.0, 4.0], [8.0, 6.0], [12.0, 6.0], [12.0, 4.0], [10.0, 5.0]]
     """
     local = boxes.new_tensor(KEY_POINT_OFFSETS) * boxes[:, None, 2:4] / 2
-    cos, sin = boxes[:, None, 4].cos(), boxes[:, None, 4].sin()
-    x, y = local.unbind(dim=-1)
-    return torch.stack((cos * x - sin * y, sin * x + cos * y), dim=-1) + boxes[:, None, :2]
+    return in_map_frame(local, boxes)
 
 
 def feature_loss(student: Tensor, teacher: Tensor, *, num_boxes: Tensor | float, eps: float = 1e-4) -> Tensor:
