@@ -27,7 +27,7 @@ camera_encoder = dict(
         depth=50,
         frozen_stages=0,
         norm_eval=False,
-        init_cfg=dict(type="Pretrained", checkpoint="torchvision://resnet50"),
+        init_cfg=dict(type="Pretrained", checkpoint="https://download.pytorch.org/models/resnet50-0676ba61.pth"),
     ),
     neck=dict(
         type="mmdet3d.SECONDFPN",
