@@ -32,7 +32,7 @@ from perceptkd.ops.sparse.backend import VARIABLE as SPARSE_VARIABLE
 from perceptkd.ops.triton_kernels import VARIABLE as TRITON_VARIABLE
 
 PACKAGE = Path(__file__).resolve().parents[1]
-RESULT_PARTS = ("compat.py", "core", "datasets", "distillers", "engine", "evaluation", "models", "ops")
+RESULT_PARTS = ("compat.py", "core", "datasets", "engine", "evaluation", "models", "ops")
 RESULT_FILE = "result.json"
 WARM_UPS = ("ConstantLR", "LinearLR")
 STRETCHABLE = ("ConstantLR", "CosineAnnealingLR", "LinearLR", "MultiStepLR", "PolyLR", "StepLR")
@@ -80,7 +80,8 @@ class Job:
         config = self.build_config()
         named = named_configs(config.model)
         texts = [each.pretty_text for each in (config, *named)]
-        digest = hashlib.sha256("".join([source_digest(), environment_digest(), *texts]).encode())
+        source = source_digest(distils=bool(config.model.get("distillers")))
+        digest = hashlib.sha256("".join([source, environment_digest(), *texts]).encode())
         given = [Path(self.checkpoint)] if self.checkpoint else []
         weights = weight_files([config.model, config.get("load_from"), *(each.model for each in named)])
         for path in [*given, *sorted(weights | data_files(config))]:
@@ -134,10 +135,14 @@ def strings(value: Any) -> Iterator[str]:
         yield from (found for item in value for found in strings(item))
 
 
-def source_digest() -> str:
-    """Hash of the source of every part that decides a result; what wrote the world shows in the world's own hash."""
+def source_digest(*, distils: bool) -> str:
+    """Hash of the source of every part that decides a result; what wrote the world shows in the world's own hash.
+
+    Args:
+        distils: whether the distillers take part: results of teachers and controls outlive a change of a method.
+    """
     digest = hashlib.sha256()
-    for part in RESULT_PARTS:
+    for part in RESULT_PARTS + (("distillers",) if distils else ()):
         root = PACKAGE / part
         for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
             if "simworld" not in path.parts:

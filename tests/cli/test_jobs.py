@@ -38,7 +38,7 @@ param_scheduler = [dict(type='LinearLR', by_epoch=False, end=100), dict(type='Co
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     """A job whose config, teacher and world are files in ``tmp_path``."""
-    monkeypatch.setattr(jobs, "source_digest", lambda: "unchanged")
+    monkeypatch.setattr(jobs, "source_digest", lambda distils: "unchanged")
     (tmp_path / "world.json").write_text('{"hash": "a"}')
     (tmp_path / "teacher.pth").write_bytes(b"weights")
     config = tmp_path / "config.py"
@@ -136,15 +136,24 @@ def test_the_hash_covers_the_source_of_what_computes_but_not_of_what_wrote_the_w
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = digest(job)
-    monkeypatch.setattr(jobs, "source_digest", lambda: "changed")
+    monkeypatch.setattr(jobs, "source_digest", lambda distils: "changed")
     assert digest(job) != before
     monkeypatch.setattr(jobs, "PACKAGE", tmp_path)
     digests = []
     for part in ("core/a.py", "evaluation/b.py", "datasets/simworld/c.py"):
         (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / part).write_text("pass")
-        digests.append(source_digest())
+        digests.append(source_digest(distils=False))
     assert digests[0] != digests[1] == digests[2]
+
+
+def test_only_what_distils_depends_on_the_distillers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "PACKAGE", tmp_path)
+    (tmp_path / "distillers").mkdir()
+    before = [source_digest(distils=distils) for distils in (False, True)]
+    (tmp_path / "distillers/method.py").write_text("pass")
+    after = [source_digest(distils=distils) for distils in (False, True)]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
 
 
 def test_the_folder_is_decided_once_and_travels_to_the_process(job: Job, tmp_path: Path) -> None:
