@@ -34,6 +34,7 @@ SETTLED_SHARE = 0.05
 LAST_PART = 0.2
 MEANINGFUL_GAP = 1.0
 FRACTIONS = ("mAP", "NDS", "mAP_50")
+SHARED = "shared"
 RESULTS = Path("benchmarks/results/compare")
 
 
@@ -143,16 +144,17 @@ def compare(
     config = read_config(config_path, options=options)
     if not is_distillation(config):
         raise UserError(f"{config_path} does not distil: compare a config whose model is a perceptkd.DistillModel")
-    folder = folder / Path(config_path).stem
     splits = (split,)
     check_data(config, stages=("train", *splits))
-    control = Job("control", config_path, 0, folder, control_options(options), splits)
-    kinds = {"control": control, "distilled": replace(control, name="distilled", options=options)}
+    # controls and teachers are those of every method that has the same student or teacher
+    control = Job("control", config_path, 0, folder / SHARED, control_options(options), splits)
+    distilled = Job("distilled", config_path, 0, folder / Path(config_path).stem, options, splits)
+    kinds = {"control": control, "distilled": distilled}
     if equal_time is not None:
         kinds["control_equal_time"] = replace(control, name="control-equal-time", schedule_factor=equal_time)
     for job in kinds.values():
         job.build_config()  # a fault shows before the hours of training
-    teachers = ensure_trained(config.model.teachers, folder, splits, parallel=parallel)
+    teachers = ensure_trained(config.model.teachers, folder / SHARED, splits, parallel=parallel)
     metric = _metric(config, teachers, split)
     jobs = {(kind, seed): replace(job, seed=seed) for seed in seeds for kind, job in kinds.items()}
     results = dict(zip(jobs, run_jobs(list(jobs.values()), parallel=parallel), strict=True))

@@ -132,6 +132,15 @@ def test_a_control_does_not_depend_on_teachers_and_distillers(job: Job, tmp_path
     assert digest(replace(control, options=options)) == before
 
 
+def test_methods_with_the_same_student_share_their_controls(job: Job, tmp_path: Path) -> None:
+    other = tmp_path / "other_method.py"
+    other.write_text(Path(job.config).read_text().replace("dict(type='Y')", "dict(type='Z', weight=2)"))
+    pair = (job, replace(job, config=str(other)))
+    controls = [replace(each, name="control", options={"model.distill": False}) for each in pair]
+    assert controls[0].work_dir == controls[1].work_dir
+    assert pair[0].work_dir != replace(pair[1]).work_dir
+
+
 def test_the_hash_covers_the_source_of_what_computes_but_not_of_what_wrote_the_world(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
