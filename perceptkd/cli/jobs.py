@@ -67,6 +67,7 @@ class Job:
         from perceptkd.cli.train import read_config
 
         config = read_config(self.config, options=self.options)
+        config.pop("work_dir", None)  # named after the file: one training can come from several
         config.randomness = {**config.get("randomness", {}), "seed": self.seed}
         if not config.model.get("distill", True):
             config.model.teachers, config.model.distillers = {}, []  # update() would merge
