@@ -63,7 +63,7 @@ def restore_numpy_long(_dbsampler: ModuleType) -> Iterator[None]:
 
     ``DataBaseSampler.sample_all`` makes labels of dtype ``np.long``; numpy 1.24 removed it, numpy 2 defines it again.
     """
-    if not hasattr(np, "long"):
+    if "long" not in vars(np):  # hasattr would ask numpy 1's __getattr__, which warns
         np.long = np.int_  # type: ignore[attr-defined]
     yield
 

@@ -77,7 +77,8 @@ def test_missing_mmdet3d_is_no_error() -> None:
 
 def test_modules_imported_earlier_are_patched_too() -> None:
     code = """
-        import sys, types
+        import sys, types, warnings
+        warnings.filterwarnings('error', category=FutureWarning)
         sys.modules['mmdet3d.datasets.transforms.dbsampler'] = types.ModuleType('dbsampler')
         import perceptkd.compat, numpy
         print(numpy.dtype(numpy.long).kind)
