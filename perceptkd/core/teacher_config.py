@@ -1,7 +1,7 @@
 """The options of a teacher in a config."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from perceptkd.core.errors import InputError
@@ -49,10 +49,11 @@ class TeacherConfig:
         Raises:
             InputError: An option is unknown or has a value that is not allowed.
         """
-        try:
-            return cls(**options)
-        except TypeError as error:
-            raise InputError(f"Teacher '{name}': {error}") from error
+        known = [field.name for field in fields(cls)]
+        unknown = [repr(option) for option in options if option not in known]
+        if unknown:
+            raise InputError(f"Teacher '{name}' has no option {', '.join(unknown)}; it has {', '.join(known)}")
+        return cls(**options)
 
     def __post_init__(self) -> None:
         for key, allowed in (
