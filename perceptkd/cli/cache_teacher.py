@@ -12,7 +12,6 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, check_data, run_command
 from perceptkd.cli.estimate import epochs_of
@@ -24,6 +23,7 @@ from perceptkd.core.source import read_model_source
 from perceptkd.core.teacher_config import TeacherConfig
 from perceptkd.datasets.seeded import collect_seeded_datasets
 from perceptkd.engine.student import is_distillation
+from perceptkd.progress import progress_bar
 from perceptkd.registry import DATASETS, MODELS
 
 CACHES = Path("work_dirs/caches")
@@ -76,7 +76,9 @@ def cache_teacher(
     total = epochs * len(dataset)
     with torch.no_grad():
         return write_cache(
-            holder.collect, tqdm(_batches(loader, seeded, epochs=epochs, seed=seed), total=total, unit="sample"), writer
+            holder.collect,
+            progress_bar(_batches(loader, seeded, epochs=epochs, seed=seed), total=total, unit="sample"),
+            writer,
         )
 
 

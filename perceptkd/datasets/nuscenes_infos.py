@@ -18,10 +18,10 @@ from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.geometry_utils import transform_matrix
 from nuscenes.utils.splits import get_scenes_of_split
 from pyquaternion import Quaternion
-from tqdm import tqdm
 
 from perceptkd.core.errors import InputError
 from perceptkd.engine.atomic import atomic_path
+from perceptkd.progress import progress_bar
 
 #: nuScenes' ten detection classes; a label is an index into this tuple.
 CLASSES = (
@@ -104,7 +104,7 @@ def create_nuscenes_infos(
             raise InputError(f"split {split!r} has no sample in {tables.dataroot} ({version})")
         records = [
             collect_info(tables, sample, index=index, max_sweeps=max_sweeps)
-            for index, sample in enumerate(tqdm(samples, desc=f"infos of {split}", unit="frame"))
+            for index, sample in enumerate(progress_bar(samples, desc=f"infos of {split}", unit="frame"))
         ]
         paths[split] = info_path(dataroot, split)
         _write_infos(paths[split], records, version=version, split=split)

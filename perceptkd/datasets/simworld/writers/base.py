@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +23,8 @@ import cv2
 import numba
 from tqdm import tqdm
 
+from perceptkd.datasets.simworld import lens
+from perceptkd.datasets.simworld.kernel import is_compiled
 from perceptkd.datasets.simworld.spec import WorldSpec
 from perceptkd.datasets.simworld.writers.plan import (
     MANIFEST,
@@ -31,6 +34,7 @@ from perceptkd.datasets.simworld.writers.plan import (
     read_manifest,
 )
 from perceptkd.engine.atomic import write_text
+from perceptkd.progress import progress_bar
 
 ROWS_FOLDER = ".scenes"
 ROWS_FILE = "rows.json"
@@ -135,7 +139,9 @@ def _write_scenes(
     specs: dict[str, WorldSpec], root: Path, write_scene: SceneWriter, *, workers: int, num_done: int
 ) -> None:
     frames = sum(spec.num_keyframes for spec in specs.values())
-    with tqdm(total=frames, desc=f"scenes ({num_done} already there)", unit="frame", disable=not frames) as bar:
+    if frames and not is_compiled(lens.develop):
+        print("the world's kernels are compiled before the first frame, once: up to two minutes", file=sys.stderr)
+    with progress_bar(total=frames, desc=f"scenes ({num_done} already there)", unit="frame", disable=not frames) as bar:
         if workers <= 1 or len(specs) <= 1:
             for spec in specs.values():
                 _write_one(spec, root, write_scene, lambda: bar.update())

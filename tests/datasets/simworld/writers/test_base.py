@@ -87,6 +87,15 @@ def test_a_complete_world_is_not_written_again(tmp_path):
     assert len(first["hash"]) == 64
 
 
+@pytest.mark.parametrize("is_cold", [True, False])
+def test_the_wait_for_the_compiler_is_told_before_the_first_frame(tmp_path, monkeypatch, capsys, is_cold):
+    monkeypatch.setattr(base, "is_compiled", lambda kernel: not is_cold)
+    write_fake(tmp_path / "w")
+    assert ("compiled before the first frame" in capsys.readouterr().err) is is_cold
+    write_fake(tmp_path / "w")
+    assert "compiled" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("bug")])
 def test_interrupted_and_resumed_gives_the_same_bytes(tmp_path, error):
     write_fake(tmp_path / "straight")
