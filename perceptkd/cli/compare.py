@@ -35,7 +35,6 @@ LAST_PART = 0.2
 MEANINGFUL_GAP = 1.0
 FRACTIONS = ("mAP", "NDS", "mAP_50")
 SHARED = "shared"
-RESULTS = Path("benchmarks/results/compare")
 
 
 def ensure_trained(
@@ -316,8 +315,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, 0 to N-1 (default 3)")
     parser.add_argument("--split", choices=["val", "test"], default="val", help="val to choose on, test to report on")
     parser.add_argument("--variant", default="", help="name of this variant of the config, for the file name")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/compare/<config>[.<variant>].json")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/compare"), help="where the runs live")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="where <config>[.<variant>].json goes (default: <work dir>/results); "
+        "docs/benchmarks.md is made of what lies in benchmarks/results/compare",
+    )
     parser.add_argument("--equal-time", type=float, metavar="FACTOR", help="also train a control FACTOR times as long")
     parser.add_argument(
         "--parallel", type=int, default=1, help="models to train at a time; on CPU as many as cores is fastest"
@@ -341,7 +346,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
     )
     del result["runs"]
     name = ".".join(part for part in (Path(options.config).stem, options.variant) if part)
-    path = options.out or RESULTS / f"{name}.json"
+    path = (options.results or options.work_dir / "results") / f"{name}.json"
     write_json(path, {**result, "options": options.cfg_options, **provenance()})
     print(table(result))
     print(path)

@@ -292,6 +292,20 @@ def test_a_teacher_named_by_a_pattern_is_the_file_that_the_student_loads(
         ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
 
 
+def test_results_lie_beside_the_runs_unless_a_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(compare_module, "compare", lambda *_, **__: {**summary(CONTROL, DISTILLED, 0.71), "runs": {}})
+    arguments = ["configs/c.py", "--work-dir", str(tmp_path / "runs"), "--variant", "tuned"]
+    assert main(arguments) == 0
+    written = json.loads((tmp_path / "runs/results/c.tuned.json").read_text())
+    assert written["control"] == pytest.approx({"0": 30, "1": 32})
+    assert {"machine", "revision", "command"} < written.keys()
+    assert main([*arguments, "--results", str(tmp_path / "records")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "records/c.tuned.json")
+    assert (tmp_path / "records/c.tuned.json").is_file()
+
+
 def test_what_cannot_be_compared_ends_with_a_sentence(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
