@@ -172,22 +172,42 @@ def gaussian_mask(
     Returns:
         Mask [B, H, W] in [0, 1], fp32, without a gradient.
     """
-    height, width = shape[1:]
     low, high = boxes.new_tensor(extent, dtype=torch.float64).view(2, 2)
-    cell_m = (high - low) / low.new_tensor((width, height))
+    cell_m = (high - low) / low.new_tensor(shape[:0:-1])
     # trunc, not floor: a centre less than one cell outside of the low edge is drawn in the first cell, as published.
     centre = ((boxes[:, :2].double() - low) / cell_m).trunc().long()
     length, width_cells = (boxes[:, 2:4].double() / cell_m).unbind(1)
     radius = gaussian_radius(length, width_cells, overlap).long().clamp(min=min_radius)
-    reach = int(radius.max()) if len(boxes) else 0
-    step = torch.arange(-reach, reach + 1, device=boxes.device)
-    offset = torch.stack(torch.meshgrid(step, step, indexing="xy"), dim=-1).view(1, -1, 2)
-    sigma = (2 * radius[:, None].double() + 1) / 6
-    value = torch.exp(-offset.square().sum(dim=-1) / (2 * sigma.square())).float()
-    column, row = (centre[:, None] + offset).unbind(dim=-1)
-    drawn = (offset.abs().amax(dim=-1) <= radius[:, None]) & (column >= 0) & (column < width)
-    drawn &= (row >= 0) & (row < height)
-    cell = (sample_index[:, None] * height + row) * width + column
+    column, row = centre.unbind(1)
+    return draw_gaussians(sample_index, row, column, radius, shape=shape)
+
+
+def draw_gaussians(
+    plane: Tensor, row: Tensor, column: Tensor, radius: Tensor, *, shape: tuple[int, int, int]
+) -> Tensor:
+    """Gaussians with sigma (2 R + 1) / 6, cut off at R cells in each direction, the largest value kept per cell.
+
+    Args:
+        plane: Index of the plane each one is drawn on [N].
+        row: Of the centre [N]; it may lie off the map.
+        column: Of the centre [N].
+        radius: R in cells, whole numbers [N].
+        shape: (P planes, H, W).
+
+    Returns:
+        [P, H, W] in [0, 1], fp32, without a gradient.
+    """
+    height, width = shape[1:]
+    reach = int(radius.max()) if len(radius) else 0
+    step = torch.arange(-reach, reach + 1, device=row.device)
+    step_y, step_x = (axis.reshape(1, -1) for axis in torch.meshgrid(step, step, indexing="ij"))
+    limit = radius[:, None]
+    sigma = (2 * limit.double() + 1) / 6
+    value = torch.exp(-(step_y**2 + step_x**2) / (2 * sigma**2)).float()
+    rows, columns = row[:, None] + step_y, column[:, None] + step_x
+    drawn = (step_y.abs() <= limit) & (step_x.abs() <= limit)
+    drawn &= (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    cell = (plane[:, None] * height + rows) * width + columns
     mask = value.new_zeros(shape[0] * height * width)
     return mask.scatter_reduce_(0, cell[drawn], value[drawn], reduce="amax").view(shape)
 

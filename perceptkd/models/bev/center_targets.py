@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from perceptkd.core.bev import gaussian_radius
+from perceptkd.core.bev import draw_gaussians, gaussian_radius
 from perceptkd.core.distributed import all_reduce_mean
 
 
@@ -25,36 +25,6 @@ class CenterTargets(NamedTuple):
     boxes: Tensor  # [N, 10]: x and y offset in cells, z, three dims (log), sin, cos, vx, vy
     num_peaks: Tensor  # cells with value 1 per rank, a mean over ranks
     num_boxes: Tensor  # boxes per rank, a mean over ranks
-
-
-def draw_gaussians(plane: Tensor, row: Tensor, column: Tensor, radius: Tensor, *, shape: tuple[int, ...]) -> Tensor:
-    """Maps of Gaussians with sigma (2 R + 1) / 6, cut off at R cells in each direction, combined by max.
-
-    Args:
-        plane: [N] index of the plane each one is drawn on.
-        row: [N] centre row.
-        column: [N] centre column.
-        radius: [N] R in cells, whole numbers.
-        shape: (P planes, H, W).
-
-    Returns:
-        [P, H, W] float32.
-    """
-    planes, height, width = shape
-    canvas = torch.zeros(planes * height * width, device=row.device)
-    if len(row) == 0:
-        return canvas.view(shape)
-    reach = int(radius.max())
-    steps = torch.arange(-reach, reach + 1, device=row.device)
-    step_y, step_x = (axis.reshape(1, -1) for axis in torch.meshgrid(steps, steps, indexing="ij"))
-    rows, columns = row[:, None] + step_y, column[:, None] + step_x
-    limit = radius[:, None]
-    drawn = (step_y.abs() <= limit) & (step_x.abs() <= limit)
-    drawn &= (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    sigma = (2 * limit + 1) / 6
-    values = torch.exp(-(step_y**2 + step_x**2) / (2 * sigma**2))
-    cells = (plane[:, None] * height + rows) * width + columns
-    return canvas.scatter_reduce(0, cells[drawn], values[drawn], "amax").view(shape)
 
 
 def build_center_targets(
