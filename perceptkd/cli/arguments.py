@@ -52,9 +52,29 @@ USER_ERRORS = (
 class ConfigOptions(DictAction):
     """``--cfg-options``: as MMEngine's, and values that contain ``{`` are read as Python literals."""
 
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        for value in values:
+            if "=" not in value:
+                raise UserError(f"{option_string} expects KEY=VALUE, as in train_cfg.max_epochs=2; got {value!r}")
+        super().__call__(parser, namespace, values, option_string)
+
     @staticmethod
     def _parse_iterable(val: str) -> Any:
-        return ast.literal_eval(val) if "{" in val else DictAction._parse_iterable(val)
+        try:
+            return ast.literal_eval(val) if "{" in val else DictAction._parse_iterable(val)
+        except (SyntaxError, ValueError, AssertionError) as error:
+            raise UserError(f"--cfg-options: {val!r} cannot be read as a value: {error}") from error
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Ends the help of an option with its default, where it has one and does not tell of it itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = "default" in (action.help or "")
+        is_choice = bool(action.option_strings) and action.default not in (None, "", {}, argparse.SUPPRESS)
+        if told or not is_choice or isinstance(action.default, bool):
+            return action.help
+        return f"{action.help} (default: %(default)s)"
 
 
 def program_name() -> str:
@@ -69,7 +89,7 @@ def build_parser(description: str, *, examples: str) -> argparse.ArgumentParser:
         prog=program_name(),
         description=textwrap.dedent(description).strip(),
         epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
 
 

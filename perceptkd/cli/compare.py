@@ -312,7 +312,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         """,
     )
     add_config_arguments(parser)
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, 0 to N-1 (default 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, 0 to N-1")
     parser.add_argument("--split", choices=["val", "test"], default="val", help="val to choose on, test to report on")
     parser.add_argument("--variant", default="", help="name of this variant of the config, for the file name")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/compare"), help="where the runs live")

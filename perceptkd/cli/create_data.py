@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perceptkd.cli.arguments import UserError, program_name, run_command
+from perceptkd.cli.arguments import HelpFormatter, UserError, build_parser, run_command
 
 FORMATS = ("nuscenes",)
 DEFAULT_SPLITS = {"train": 16, "tune": 6, "report": 6}
@@ -37,37 +37,67 @@ def parse_split(text: str) -> tuple[str, int]:
     return name, int(count)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog=program_name(), description=__doc__)
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = build_parser(
+        """
+        Write a simulated data set, or the info files of the real nuScenes, which the configs read. The options of each:
+        create_data.py simworld --help, create_data.py nuscenes --help.
+        """,
+        examples="""
+        python tools/create_data.py simworld --out data/simworld
+        python tools/create_data.py nuscenes --root data/nuscenes --version v1.0-trainval
+        """,
+    )
     kinds = parser.add_subparsers(dest="kind", required=True)
-    world = kinds.add_parser("simworld", help="write a simulated data set")
+    world = kinds.add_parser("simworld", help="write a simulated data set", formatter_class=HelpFormatter)
+    _add_world_arguments(world)
+    real = kinds.add_parser("nuscenes", help="write the info files of the real nuScenes", formatter_class=HelpFormatter)
+    real.add_argument("--root", type=Path, required=True, help="folder with samples/, sweeps/ and the tables")
+    real.add_argument(
+        "--version",
+        choices=("v1.0-mini", "v1.0-trainval", "v1.0-test"),
+        default="v1.0-trainval",
+        help="folder of the tables in ROOT",
+    )
+    real.add_argument("--max-sweeps", type=int, default=10, help="earlier LiDAR sweeps listed per key frame")
+    return parser.parse_args(arguments)
+
+
+def _add_world_arguments(world: argparse.ArgumentParser) -> None:
+    splits = " ".join(f"{name}={count}" for name, count in DEFAULT_SPLITS.items())
     world.add_argument("--out", type=Path, required=True, help="the data set goes to OUT/FORMAT")
-    world.add_argument("--format", choices=FORMATS, default="nuscenes")
-    world.add_argument("--version", choices=("v1.0-mini", "v1.0-trainval"), help="default: mini without --splits")
-    world.add_argument("--scenes", type=int, help="only the first N of the ten mini scenes")
+    world.add_argument("--format", choices=FORMATS, default="nuscenes", help="format of the files")
+    world.add_argument(
+        "--version",
+        choices=("v1.0-mini", "v1.0-trainval"),
+        help="default: v1.0-mini, and v1.0-trainval with --splits",
+    )
+    world.add_argument("--scenes", type=int, help="only the first N of the ten mini scenes (default: all)")
     world.add_argument(
         "--splits",
         type=parse_split,
         nargs="+",
         metavar="NAME=SCENES",
-        help="scenes per split of a v1.0-trainval set; default: "
-        + " ".join(f"{name}={count}" for name, count in DEFAULT_SPLITS.items()),
+        help=f"scenes per split of a v1.0-trainval set (default: {splits})",
     )
     world.add_argument("--keyframes", type=int, default=40, help="key frames per scene, at 2 Hz")
-    world.add_argument("--image-size", type=parse_size, default=(800, 450), metavar="WIDTHxHEIGHT")
+    world.add_argument(
+        "--image-size",
+        type=parse_size,
+        default=(800, 450),
+        metavar="WIDTHxHEIGHT",
+        help="of the camera images, in pixels (default: 800x450)",
+    )
     world.add_argument("--sweeps", type=int, default=9, help="LiDAR sweeps between two key frames, 0 to 9")
     world.add_argument("--no-sweeps", dest="sweeps", action="store_const", const=0, help="key frames only")
-    world.add_argument("--seed", type=int, default=0)
+    world.add_argument("--seed", type=int, default=0, help="another seed is another world")
     world.add_argument(
-        "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes; the bytes are the same"
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="processes, with the same bytes for any number (default: the machine's cores)",
     )
     world.add_argument("--overwrite", action="store_true", help="replace another simulated data set in OUT/FORMAT")
-    real = kinds.add_parser("nuscenes", help="write the info files of the real nuScenes")
-    real.add_argument("--root", type=Path, required=True, help="folder with samples/, sweeps/ and the tables")
-    real.add_argument("--version", choices=("v1.0-mini", "v1.0-trainval", "v1.0-test"), default="v1.0-trainval")
-    real.add_argument("--max-sweeps", type=int, default=10, help="earlier LiDAR sweeps listed per key frame")
-    return parser
 
 
 def create_simworld(arguments: argparse.Namespace) -> list[Path]:
@@ -123,7 +153,7 @@ def create_nuscenes(arguments: argparse.Namespace) -> list[Path]:
 
 
 def command(argv: Sequence[str] | None = None) -> None:
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_arguments(argv)
     create = create_simworld if arguments.kind == "simworld" else create_nuscenes
     for path in create(arguments):
         print(path)

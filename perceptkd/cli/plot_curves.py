@@ -20,7 +20,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         """,
     )
     parser.add_argument("runs", nargs="+", metavar="[NAME=]RUN", help="work directory or scalars.json")
-    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="PNG file to write (default: curves.png)")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="PNG file to write")
     parser.add_argument("--keys", nargs="+", metavar="KEY", help="quantities, or patterns such as 'kd/*'")
     parser.add_argument("--smooth", type=int, default=10, help="window of the running median, in records")
     parser.add_argument("--title", default="", help="of the picture")

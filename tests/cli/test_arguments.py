@@ -11,6 +11,7 @@ from perceptkd.cli.arguments import (
     WORLDS,
     ConfigOptions,
     UserError,
+    build_parser,
     check_data,
     describe_missing,
     run_command,
@@ -113,6 +114,37 @@ def test_options_take_nested_literals() -> None:
     parser.add_argument("--cfg-options", nargs="+", action=ConfigOptions)
     parsed = parser.parse_args(["--cfg-options", "a.b=[{'type': 'X'}]", "c=1e-3", "d=[1,2]", "model.distill=False"])
     assert parsed.cfg_options == {"a.b": [{"type": "X"}], "c": 0.001, "d": [1, 2], "model.distill": False}
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("model.distill", "error: --cfg-options expects KEY=VALUE, as in train_cfg.max_epochs=2; got 'model."),
+        ("a={1", "error: --cfg-options: '{1' cannot be read as a value: "),
+        ("a=[1,(2]", "error: --cfg-options: '[1,(2]' cannot be read as a value: "),
+    ],
+)
+def test_an_option_that_is_none_is_a_sentence(capsys: pytest.CaptureFixture, option: str, sentence: str) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=ConfigOptions)
+    assert run_command(lambda arguments: parser.parse_args(["--cfg-options", "b=1", option]) and 0) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(sentence)
+    assert said.count("\n") == 1
+
+
+def test_the_help_ends_with_the_default_of_every_option_that_has_one() -> None:
+    parser = build_parser("What it does.", examples="tool.py x")
+    parser.add_argument("config", help="a file")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights")
+    parser.add_argument("--size", type=int, default=3, help="of the batch (default: three)")
+    parser.add_argument("--amp", action="store_true", help="half the bits")
+    parser.add_argument("--out", help="where it goes")
+    lines = [line.strip() for line in parser.format_help().splitlines()]
+    assert "--seed SEED  of the weights (default: 0)" in lines
+    assert "--size SIZE  of the batch (default: three)" in lines
+    assert "--amp        half the bits" in lines
+    assert "--out OUT    where it goes" in lines
 
 
 def loader(**dataset: object) -> dict:

@@ -76,6 +76,15 @@ def test_options_that_cannot_be_read(tmp_path, capsys, options):
     assert "such as" in capsys.readouterr().err
 
 
+def test_the_help_names_the_defaults(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main(["simworld", "--help"])
+    shown = capsys.readouterr().out
+    for default in ("nuscenes", "40", "800x450", "9", "0", "train=16 tune=6 report=6", "the machine's cores"):
+        assert f"(default: {default})" in shown
+
+
 def test_another_seed_is_refused_in_one_sentence(tmp_path, capsys):
     main(["simworld", "--out", str(tmp_path), *TINY])
     assert main(["simworld", "--out", str(tmp_path), *TINY, "--seed", "1"]) == 2
