@@ -64,7 +64,7 @@ def compare_section(path: Path) -> str:
             rows.append(f"| {name.replace('_', ' ')} | {cells} | {statistics.fmean(values):.2f} |")
     gains = " | ".join(f"{value:+.2f}" for value in result["gain"]["by_seed"].values())
     rows.append(f"| gain | {gains} | {result['gain']['mean']:+.2f} |\n")
-    rows.append(f"Verdict: {verdict(result)}. Cost: {cost(result)}.\n")
+    rows.append(f"{verdict(result)} Cost: {cost(result)}.\n")
     for name, scores in official_scores(result).items():
         rows.append(f"`{name}`: " + ", ".join(f"{kind} {value:.2f}" for kind, value in scores.items()) + ".\n")
     if result["by_distance"]:

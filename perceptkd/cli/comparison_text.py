@@ -1,7 +1,7 @@
 """A comparison of teacher, control and distilled student as text: the table, the cost and what it shows."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MEANINGFUL_CONTROL = 10.0
@@ -47,30 +47,45 @@ def cost(result: Mapping[str, Any]) -> str:
 
 
 def verdict(result: Mapping[str, Any]) -> str:
-    """What the comparison shows, and what stands against it."""
-    gains = result["gain"]["by_seed"].values()
-    if len(gains) == 1:
-        parts = ["one seed shows nothing"]
-    else:
-        parts = ["shown: every seed gains" if result["shown"] else "not shown: a seed does not gain"]
-    if result["gap_closed"] is not None:
-        parts.append(f"{100 * result['gap_closed']:.1f} % of the gap closed")
+    """What the comparison shows, and what stands against it, in sentences."""
+    sentences = [_outcome(list(result["gain"]["by_seed"].values()), result["gain"]["mean"])]
+    if result["gap_closed"] is not None and result["gain"]["mean"] > 0:
+        sentences.append(f"{100 * result['gap_closed']:.1f} % of the gap to the teacher is closed.")
     unsettled = [str(seed) for seed, settled in result["control_settled"].items() if settled is False]
     if unsettled:
-        parts.append(f"but the control still moved at its end (seed {', '.join(unsettled)})")
+        sentences.append(f"The control was still changing at its end (seed {', '.join(unsettled)}).")
     if None in result["control_settled"].values():
-        parts.append("but whether the control had settled is not known")
+        sentences.append("Whether the control had settled is not known.")
     given = [name for name, source in result["sources"].items() if source.get("given")]
     if given:
-        parts.append(f"with the weights of {', '.join(given)} as they were found")
+        sentences.append(f"The weights of {', '.join(given)} were used as they were found.")
     scores = {name: kinds["control"] for name, kinds in official_scores(result).items()}
     scores[result["metric"]] = statistics.fmean(result["control"].values())
     weak = [name for name, value in scores.items() if name.endswith("mAP") and value < MEANINGFUL_CONTROL]
     if weak:
-        parts.append(
-            f"but a control below {MEANINGFUL_CONTROL:.0f} {' and '.join(weak)} makes this a test of the plumbing"
-        )
-    return ", ".join(parts)
+        names = " and ".join(weak)
+        sentences.append(f"The control is below {MEANINGFUL_CONTROL:.0f} {names}: this tests the plumbing alone.")
+    return " ".join(sentences)
+
+
+def _outcome(gains: Sequence[float], mean: float) -> str:
+    """The first sentence of a verdict.
+
+    >>> _outcome([3.0, 1.0], 2.0)
+    'Shown: all 2 seeds gain, 2.00 points on average.'
+    >>> _outcome([-4.0, 1.0, -3.0], -2.0)
+    'Not shown: 1 of 3 seeds gains, the average is a loss of 2.00 points.'
+    """
+    won = sum(gain > 0 for gain in gains)
+    points = f"{abs(mean):.2f} points"
+    if len(gains) == 1:
+        return f"One seed is no evidence: it {'loses' if mean < 0 else 'gains'} {points}."
+    if won == len(gains):
+        return f"Shown: all {won} seeds gain, {points} on average."
+    if all(gain < 0 for gain in gains):
+        return f"Distillation loses: all {len(gains)} seeds lose, {points} on average."
+    verb, change = "gains" if won == 1 else "gain", "loss" if mean < 0 else "gain"
+    return f"Not shown: {won} of {len(gains)} seeds {verb}, the average is a {change} of {points}."
 
 
 def official_scores(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
