@@ -15,9 +15,8 @@ from torch import nn
 from perceptkd.cli.arguments import (
     UserError,
     add_config_arguments,
-    annotation_path,
     build_parser,
-    collect_datasets,
+    check_data,
     run_command,
 )
 from perceptkd.cli.train import read_config
@@ -68,7 +67,8 @@ def estimate(config: Config, *, autocast: bool = False) -> tuple[list[Line], dic
     optimizer = config.optim_wrapper.optimizer.type
     if optimizer not in OPTIMIZER_STATES:
         raise UserError(f"what {optimizer} keeps per parameter is not known; known are {', '.join(OPTIMIZER_STATES)}")
-    batches = [_batch(config, size) for size in (1, 2)]
+    check_data(config, stages=("train",))
+    batches = [build_dry_batch({"dataset": config.train_dataloader.dataset, "batch_size": size}) for size in (1, 2)]
     model: Any = MODELS.build(_with_random_teachers(config.model))
     precision = torch.autocast("cpu", dtype=torch.bfloat16) if autocast else nullcontext()
 
@@ -121,15 +121,6 @@ def report(
 def cached_values(taps: Mapping[str, Tap]) -> int:
     """Numbers in all outputs that a cache stores."""
     return sum(leaf.numel() for tap in taps.values() for leaf in flatten(tap.value)[1])
-
-
-def _batch(config: Config, size: int) -> Any:
-    """The first samples of the training data."""
-    dataset = config.train_dataloader.dataset
-    missing = [path for path in map(annotation_path, collect_datasets(dataset)) if path and not path.exists()]
-    if missing:
-        raise UserError(f"an estimate runs two training samples, but {missing[0]} is missing: see data/README.md")
-    return build_dry_batch({"dataset": dataset, "batch_size": size})
 
 
 def _with_random_teachers(model: Mapping[str, Any]) -> dict[str, Any]:
