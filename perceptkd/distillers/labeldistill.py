@@ -148,7 +148,8 @@ class LabelDistill(Distiller):
     * a cell is filled if its centre is inside (the release rounds corners down), and masks of the coarse level are
       means of cells, without the release's shift of up to half a cell;
     * the encoder's last norms have one weight per channel, not per channel and cell, so that maps may have any size;
-    * averages go over all ranks.
+    * averages go over all ranks. Batch norm in encoder and adapters reads each rank's own statistics unless ``sync_bn``
+      is set, so that ranks then train nearly, not exactly, as one process on the joint batch.
 
     Squared distances add up over channels: the weights belong to a teacher with 128 and 256, and do not carry over.
 

@@ -30,7 +30,7 @@ from perceptkd.distillers.labeldistill import (
     feature_loss,
     soft_focal_loss,
 )
-from perceptkd.registry import DISTILLERS, MODELS
+from perceptkd.registry import DISTILLERS
 
 Make = Callable[..., Any]
 EXTENT = (-8.0, -8.0, 8.0, 8.0)  # 16 x 16 cells of 1 m
@@ -39,36 +39,6 @@ LABELS = [[0, 2], [1]]
 OPTIONS = {"student_channels": (12, 7), "teacher_channels": (5, 6), "num_classes": 3, "hidden_channels": 8}
 HEADS = {"reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
 TERMS = {"encoder", "label", "lidar", "response_cls", "response_reg"}
-
-
-def build_teacher() -> nn.Module:
-    """Neck and head of a detector with levels of 5 and 6 channels, two tasks with classes (a) and (b, c)."""
-    torch.manual_seed(0)
-    model = nn.Module()
-    norm = {"type": "BN", "eps": 1e-3}
-    model.neck = MODELS.build(
-        {"type": "mmdet3d.SECONDFPN", "in_channels": [5, 6], "out_channels": [4, 4], "upsample_strides": [1, 2],
-         "use_conv_for_no_stride": True, "norm_cfg": norm}
-    )  # fmt: skip
-    size = {"point_cloud_range": [-8, -8, -5, 8, 8, 3], "voxel_size": [1.0, 1.0, 8.0], "out_size_factor": 1}
-    coder = {"type": "mmdet3d.CenterPointBBoxCoder", "pc_range": [-8, -8], "voxel_size": [1, 1], "out_size_factor": 1}
-    model.bbox_head = MODELS.build(
-        {
-            "type": "perceptkd.BEVCenterHead",
-            "class_names": ["a", "b", "c"],
-            "tasks": [{"num_class": 1, "class_names": ["a"]}, {"num_class": 2, "class_names": ["b", "c"]}],
-            "in_channels": 8,
-            "share_conv_channel": 8,
-            "common_heads": {name: (channels, 2) for name, channels in HEADS.items()},
-            "separate_head": {"type": "mmdet3d.SeparateHead", "init_bias": -2.19, "final_kernel": 3, "head_conv": 8},
-            "bbox_coder": coder,
-            "loss_cls": {"type": "mmdet.GaussianFocalLoss", "reduction": "mean"},
-            "loss_bbox": {"type": "mmdet.L1Loss", "reduction": "mean", "loss_weight": 0.25},
-            "train_cfg": {**size, "grid_size": [16, 16, 1], "gaussian_overlap": 0.1, "min_radius": 1,
-                          "code_weights": [1.0] * 10},
-        }
-    )  # fmt: skip
-    return model.eval().requires_grad_(False)
 
 
 def head_of(bev_map: Tensor) -> tuple:
@@ -94,12 +64,12 @@ def sides() -> tuple[list[Tensor], list[Tensor]]:
 
 
 @pytest.fixture
-def labelled(make_step: Make) -> Callable[..., Step]:
+def labelled(make_step: Make, label_teacher: nn.Module) -> Callable[..., Step]:
     """labelled(boxes, labels) -> a step with a teacher that can decode."""
 
     def make(boxes: Sequence = BOXES, labels: Sequence = LABELS) -> Step:
         step = make_step(boxes)
-        step.teacher_models = {"teacher": build_teacher()}
+        step.teacher_models = {"teacher": label_teacher}
         for sample, classes in zip(step.data_samples, labels):
             sample.gt_instances_3d.labels_3d = torch.tensor(classes, dtype=torch.long)
         return step

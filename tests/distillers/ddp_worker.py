@@ -1,0 +1,109 @@
+"""One of the two processes of test_distributed.py: every method on this rank's sample, and on both samples alone.
+
+Usage: ddp_worker.py RANK RENDEZVOUS_FILE OUTPUT
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch import distributed as dist
+
+sys.path.insert(0, str(Path(__file__).parent))
+import conftest
+
+import perceptkd.distillers  # noqa: F401  (registers the methods)
+from perceptkd.core.distiller import Distiller, Step
+from perceptkd.core.tap import Tap, TapSpec
+from perceptkd.engine.distributed import leave_processes
+from perceptkd.models.bev.geometry import build_frustum
+from perceptkd.registry import DISTILLERS
+
+RANKS = 2
+EXTENT = (-8.0, -8.0, 8.0, 8.0)  # 16 x 16 cells of 1 m
+IMAGE = (64, 128)
+#: Boxes of the two samples. There are many, since methods add an eps of up to 1e-4 to their counts.
+CASES = {"unequal": (11, 30), "one rank without boxes": (0, 30)}
+OPTIONS = {
+    "LabelDistill": {"student_channels": (5, 6), "teacher_channels": (5, 6), "num_classes": 3, "hidden_channels": 8}
+}
+
+
+class Scene:
+    """Two samples: boxes, points, cameras, and raw maps of student and teacher."""
+
+    def __init__(self, boxes: Sequence[int]) -> None:
+        torch.manual_seed(0)
+        self.samples = [conftest.make_sample(count, IMAGE, 7.0) for count in boxes]
+        for sample in self.samples:
+            sample.gt_instances_3d.labels_3d %= 3
+        self.points = [conftest.make_points(sample, 7.0, 400) for sample in self.samples]
+        self.student, self.teacher = torch.randn(2, len(boxes), 6, 16, 16)
+        self.camera = nn.Module()
+        self.camera.camera_encoder = nn.Module()
+        self.camera.camera_encoder.view_transform = nn.Module()
+        frustum = build_frustum(IMAGE, (8, 16), depth_bins_m=torch.arange(2.0, 18.0, 0.8))
+        self.camera.camera_encoder.view_transform.register_buffer("frustum", frustum)
+        self.depth = torch.randn(len(boxes), 6, len(frustum), 8, 16)
+
+    def step(self, chosen: Sequence[int]) -> Step:
+        return Step(
+            batch={"inputs": {"points": [self.points[i] for i in chosen]}},
+            data_samples=[self.samples[i] for i in chosen],
+            student_model=self.camera,
+            teacher_models={"teacher": conftest.build_label_teacher()},
+        )
+
+
+def values_by_alias(bev_map: Tensor) -> dict[str, Any]:
+    """What every method taps, all made of one map [B, 6, 16, 16]."""
+    half = F.avg_pool2d(bev_map, 2)
+    names = {"reg": (3, 5), "height": (5, 6), "dim": (3, 6), "rot": (2, 4), "vel": (4, 6)}
+    regression = {name: bev_map[:, first:last] for name, (first, last) in names.items()}
+    heatmaps = (bev_map[:, :1] - 3, bev_map[:, 1:3] - 3)
+    same = dict.fromkeys(("low", "high", "bev", "neck", "keypoint", "channel", "shallow"), bev_map)
+    response = tuple([{"heatmap": heatmap, **regression}] for heatmap in heatmaps)
+    return {**same, "deep": half, "fine": bev_map[:, :5], "coarse": half, "response": response}
+
+
+def as_taps(values: dict[str, Any], wanted: Sequence[str]) -> dict[str, Tap]:
+    return {alias: Tap(TapSpec(alias, layout="yx", extent=EXTENT), [values[alias]]) for alias in wanted}
+
+
+def run(method: type[Distiller], scene: Scene, chosen: list[int]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Term -> its value and its gradient [P] in a weight per channel of the student and in the method's own parts."""
+    torch.manual_seed(1)
+    distiller = method(**OPTIONS.get(method.__name__, {})).eval()  # batch norm is not synchronised
+    scale = torch.ones(6, 1, 1, requires_grad=True)
+    depth_scale = torch.ones(scene.depth.shape[2], 1, 1, requires_grad=True)
+    student = values_by_alias(scene.student[chosen] * scale)
+    student["depth"] = (scene.depth[chosen] * depth_scale).flatten(0, 1)
+    teacher = values_by_alias(scene.teacher[chosen])
+    taps = as_taps(student, distiller.student_taps), as_taps(teacher, distiller.teacher_taps["teacher"])
+    terms = distiller.loss(*taps, scene.step(chosen))
+    trained = [scale, depth_scale, *distiller.parameters()]
+    found = {}
+    for term, value in terms.items():
+        gradients = torch.autograd.grad(value, trained, retain_graph=True, allow_unused=True, materialize_grads=True)
+        found[term] = value.detach(), torch.cat([gradient.flatten() for gradient in gradients])
+    return found
+
+
+def run_all(chosen: list[int]) -> dict[str, dict[str, dict[str, tuple[Tensor, Tensor]]]]:
+    """Case -> method -> what :func:`run` returns."""
+    methods = [cls for cls in DISTILLERS.module_dict.values() if cls.__module__.startswith("perceptkd.distillers.")]
+    scenes = {case: Scene(boxes) for case, boxes in CASES.items()}
+    return {case: {method.__name__: run(method, scene, chosen) for method in methods} for case, scene in scenes.items()}
+
+
+if __name__ == "__main__":
+    rank = int(sys.argv[1])
+    torch.set_num_threads(1)
+    joint = run_all(list(range(RANKS)))  # before the processes meet: each is alone
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=RANKS)
+    torch.save({"joint": joint, "own": run_all([rank])}, sys.argv[3])
+    leave_processes()
