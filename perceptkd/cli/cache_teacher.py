@@ -16,10 +16,8 @@ from torch.utils.data import DataLoader
 from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, check_data, run_command
 from perceptkd.cli.estimate import epochs_of
 from perceptkd.cli.train import read_config
-from perceptkd.core.cache_key import build_fingerprint
 from perceptkd.core.cache_writer import TeacherCacheWriter, write_cache
-from perceptkd.core.checkpoint import find_checkpoint
-from perceptkd.core.source import read_model_source
+from perceptkd.core.teacher import teacher_fingerprint
 from perceptkd.core.teacher_config import TeacherConfig
 from perceptkd.datasets.seeded import collect_seeded_datasets
 from perceptkd.engine.student import is_distillation
@@ -63,11 +61,7 @@ def cache_teacher(
     model: Any = MODELS.build(config.model)
     holder = model.distillers.teachers[teacher]
     model.to(device)
-    source = read_model_source(options.config)
-    checkpoint = find_checkpoint(options.checkpoint, name=teacher, stem=source.stem, config=source.path)
-    fingerprint = build_fingerprint(
-        model=source.model, checkpoint=checkpoint, norm=options.norm, forward_mode=options.forward_mode
-    )
+    fingerprint = teacher_fingerprint(teacher, options)
     writer = TeacherCacheWriter(folder, fingerprint, dtype=dtype, foreground=foreground)
     loader = DataLoader(
         dataset, batch_size=1, num_workers=config.train_dataloader.get("num_workers", 0), collate_fn=pseudo_collate

@@ -53,16 +53,21 @@ def sample_keys(batch: Any) -> list[SampleKey]:
 
 
 def build_fingerprint(
-    *, model: Mapping[str, Any], checkpoint: str | Path | None, norm: str = "eval", forward_mode: str = "predict"
+    *,
+    model: Mapping[str, Any],
+    checkpoint: str | Path | None,
+    norm: str = "eval",
+    forward_mode: str = "predict",
+    precision: str = "student",
 ) -> dict[str, Any]:
     """What stored outputs depend on besides their inputs, whose checksums are kept per sample.
 
     Args:
         model: The teacher's model dict.
         checkpoint: Its weights; None for a random teacher.
-        norm, forward_mode: How it runs, see :class:`perceptkd.core.teacher_config.TeacherConfig`.
+        norm, forward_mode, precision: How it runs, see :class:`perceptkd.core.teacher_config.TeacherConfig`.
     """
-    text = json.dumps([model, norm, forward_mode], sort_keys=True, default=str)
+    text = json.dumps([model, norm, forward_mode, precision], sort_keys=True, default=str)
     versions = {"perceptkd": perceptkd.__version__, "mmengine": mmengine.__version__, "torch": torch.__version__}
     return {
         "teacher": hashlib.sha256(text.encode()).hexdigest(),

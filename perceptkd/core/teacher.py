@@ -6,7 +6,8 @@ mode at every epoch. So DistillModel keeps holders, which are no modules, and on
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from perceptkd.core.cache import TeacherCache
 from perceptkd.core.cache_key import build_fingerprint, sample_keys
 from perceptkd.core.checkpoint import find_checkpoint, load_teacher_weights, training_hint
 from perceptkd.core.errors import InputError
-from perceptkd.core.source import build_model, read_model_source
+from perceptkd.core.source import ModelSource, build_model, read_model_source
 from perceptkd.core.tap import ForwardStopped, Tap, TapCollector, TapError, TapSpec
 from perceptkd.core.teacher_config import TeacherConfig
 
@@ -81,12 +82,18 @@ class FrozenTeacher:
         known = self._call_counts.get(size)
         whole = not self.config.stop_early or known is None or self._forwards % RECHECK_EVERY == RECHECK_EVERY - 1
         gradients = nullcontext() if self.config.grad_through else torch.no_grad()
-        with gradients, self.collector.recording(stop_at=None if whole else known):
+        with gradients, self._autocast(), self.collector.recording(stop_at=None if whole else known):
             (self._forward if whole else self._stopped_forward)(data)
         if whole and self.config.stop_early:
             self._learn_calls(size, known)
         self._forwards += 1
         return self.collector.taps(input_size=input_size(data))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "student":
+            return nullcontext()
+        device = next(self.model.parameters()).device
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def _forward(self, data: Any) -> None:
         # Our own signal that the taps are complete, no error: everything asked for has been recorded. It is caught
@@ -198,16 +205,32 @@ def build_teacher(name: str, options: Mapping[str, Any], taps: Mapping[str, TapS
             f"Teacher '{name}' has no checkpoint=, and a random teacher teaches nothing. "
             f"{training_hint(stem=source.stem, config=source.path)}. allow_random=True uses random weights."
         )
-    path = config.checkpoint and find_checkpoint(config.checkpoint, name=name, stem=source.stem, config=source.path)
     if config.role == "cached":
-        expected = build_fingerprint(
-            model=source.model, checkpoint=path, norm=config.norm, forward_mode=config.forward_mode
-        )
+        expected = teacher_fingerprint(name, config)
         return CachedTeacher(name, taps, cache=TeacherCache(str(config.cache), expected=expected))
+    path = _weights(name, config, source)
     model = build_model(source)
     if path:
         load_teacher_weights(model, path, name=name, allow_partial=config.allow_partial)
     return FrozenTeacher(name, model, taps, config=config)
+
+
+def teacher_fingerprint(name: str, config: TeacherConfig) -> dict[str, Any]:
+    """What the outputs of a teacher depend on: stored with its cache, and compared when a training reads that."""
+    source = read_model_source(config.config)
+    return build_fingerprint(
+        model=source.model,
+        checkpoint=_weights(name, config, source),
+        norm=config.norm,
+        forward_mode=config.forward_mode,
+        precision=config.precision,
+    )
+
+
+def _weights(name: str, config: TeacherConfig, source: ModelSource) -> Path | str | None:
+    if config.checkpoint is None:
+        return None
+    return find_checkpoint(config.checkpoint, name=name, stem=source.stem, config=source.path)
 
 
 def _use_batch_statistics(model: nn.Module) -> None:

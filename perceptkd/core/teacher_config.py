@@ -18,6 +18,8 @@ class TeacherConfig:
         checkpoint: Its weights. ``None`` is an error unless ``allow_random``.
         role: 'frozen', 'ema' (mean of past students) or 'cached' (read from a store).
         norm: 'eval' uses the teacher's BatchNorm statistics, 'train' those of the batch; neither updates them.
+        precision: 'student' computes as the student's training step does (bf16 with ``--amp``), 'bf16' in bf16 autocast
+            and 'fp32' without autocast, whatever the student does.
         grad_through: Run the forward with gradients, so that they reach what feeds the teacher (never its weights).
         forward_mode: 'predict', 'loss' or 'tensor'. 'predict' calls heads as modules in every mm library; mmdet's
             'tensor' bypasses the hooks of heads, and mmdet3d's CenterPoint has none.
@@ -25,7 +27,7 @@ class TeacherConfig:
         compile: True or arguments of ``torch.compile``, for the forward up to the deepest tap (needs ``stop_early``).
         allow_partial: Accept a checkpoint of which more than 1 % of the keys do not fit.
         allow_random: Accept a teacher without a checkpoint.
-        momentum: Share of the old weights an EMA teacher keeps per step.
+        momentum: Share of the old weights an EMA teacher keeps per iteration (with accumulation: per small batch).
         cache: Folder of a cached teacher's store.
     """
 
@@ -33,6 +35,7 @@ class TeacherConfig:
     checkpoint: str | None = None
     role: str = "frozen"
     norm: str = "eval"
+    precision: str = "student"
     grad_through: bool = False
     forward_mode: str = "predict"
     stop_early: bool = True
@@ -59,6 +62,7 @@ class TeacherConfig:
         for key, allowed in (
             ("role", ROLES),
             ("norm", ("eval", "train")),
+            ("precision", ("student", "bf16", "fp32")),
             ("forward_mode", ("predict", "loss", "tensor")),
         ):
             if getattr(self, key) not in allowed:

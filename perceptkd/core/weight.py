@@ -11,6 +11,9 @@ linear     ``begin=0, end=1, final=0``             goes linearly from ``value`` 
 cosine     ``begin=0, end=1, final=0``             goes along half a cosine from ``value`` to ``final``
 stop       ``at``                                  ``value``, and 0 from ``at`` on
 ========== ======================================= =====================================================
+
+Progress is the share of the run's iterations that are done. An iteration is one batch of the data loader: with gradient
+accumulation several of them make a step of the optimiser, each with the weight of its own iteration.
 """
 
 import math

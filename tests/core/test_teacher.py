@@ -11,6 +11,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from torch import Tensor, nn
 
 from perceptkd.core import teacher as teacher_module
+from perceptkd.core.batch import RawBatch
 from perceptkd.core.errors import InputError
 from perceptkd.core.tap import TapError
 from perceptkd.core.teacher import CachedTeacher, EMATeacher, FrozenTeacher
@@ -211,6 +212,43 @@ def test_contract_04_a_compiled_teacher_is_compiled_up_to_its_deepest_tap(distil
     assert "dropout" not in code
 
 
+@pytest.mark.parametrize(
+    ("precision", "autocast", "dtype"),
+    [
+        ("student", False, torch.float32),
+        ("student", True, torch.bfloat16),
+        ("bf16", False, torch.bfloat16),
+        ("bf16", True, torch.bfloat16),
+        ("fp32", False, torch.float32),
+        ("fp32", True, torch.float32),
+    ],
+)
+def test_the_teacher_computes_in_its_own_precision(
+    distill_model: Any, batch: Any, precision: str, autocast: bool, dtype: torch.dtype
+) -> None:
+    options = {"precision": precision, "compile": {"backend": "eager"}}
+    holder = distill_model(options=options).distillers.teachers["teacher"]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        for _ in range(3):  # the first forward is a whole one, later ones are compiled
+            assert holder.collect(batch)["toydistiller/feature"].value.dtype is dtype
+    assert next(holder.model.parameters()).dtype is torch.float32
+
+
+@pytest.mark.parametrize("compiled", [False, {"backend": "eager"}])
+def test_a_bf16_teacher_teaches_nearly_what_an_fp32_one_does(distill_model: Any, batch: Any, compiled: Any) -> None:
+    runs = []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        model = distill_model(teacher={"channels": 4}, options={"precision": precision, "compile": compiled}).train()
+        runs.append([model(RawBatch(batch, True), mode="loss") for _ in range(3)][-1])
+    exact, rounded = runs
+    term = "loss_kd/toydistiller/feature"
+    assert rounded["loss_cls"] == exact["loss_cls"]  # the student computes as before
+    assert rounded[term] != exact[term]
+    assert rounded[term].item() == pytest.approx(exact[term].item(), rel=0.02)
+    assert rounded[term].dtype is torch.float32
+
+
 def test_ema_teacher_is_the_running_mean_of_the_student(distill_model: Any, train_step: Any, batch_of: Any) -> None:
     model = distill_model(options={"role": "ema", "config": None, "momentum": 0.5})
     holder = model.distillers.teachers["teacher"]
@@ -235,6 +273,7 @@ def test_ema_teacher_is_the_running_mean_of_the_student(distill_model: Any, trai
         ({"allow_random": False}, "has no checkpoint=.*python tools/train.py.*allow_random=True"),
         ({"role": "peer"}, "role='peer' is not available.*optimiser"),
         ({"role": "teacher"}, "role must be one of frozen, ema, peer, cached"),
+        ({"precision": "fp8"}, "precision must be one of student, bf16, fp32"),
         ({"norm": "batch"}, "norm must be one of eval, train"),
         ({"forward_mode": "fast"}, "forward_mode must be one of predict, loss, tensor"),
         ({"config": None}, "needs config="),
