@@ -15,7 +15,7 @@ from perceptkd.core.errors import InputError
 from perceptkd.visualization.figure import new_figure, save_figure, set_colours
 
 #: What is drawn unless asked otherwise: the total, the unweighted terms of distillation, and the evaluation.
-DEFAULT_KEYS = ("loss", "kd/*", "nuscenes/mAP", "nuscenes/NDS")
+DEFAULT_KEYS = ("loss", "kd/*", "nuscenes/near_mAP", "nuscenes/mAP", "nuscenes/NDS")
 PANEL_IN = (4.6, 3.1)
 Records = Sequence[Mapping[str, Any]]
 

@@ -10,7 +10,7 @@ import pytest
 
 from perceptkd.core.errors import InputError
 from perceptkd.visualization import draw_curves
-from perceptkd.visualization.curves import load_scalars, read_scalars, select_keys, series
+from perceptkd.visualization.curves import DEFAULT_KEYS, load_scalars, read_scalars, select_keys, series
 from perceptkd.visualization.figure import as_bgr, set_colours
 
 
@@ -70,6 +70,13 @@ def test_keys_are_names_or_patterns_and_weights_only_by_name() -> None:
     assert select_keys(runs, ["kd/x/term_weight"]) == ["kd/x/term_weight"]
     with pytest.raises(ValueError, match="no quantity matches"):
         select_keys(runs, ["acc"])
+
+
+@pytest.mark.parametrize("names", [("near_mAP", "mAP", "NDS"), ("mAP", "NDS")])
+def test_the_metrics_of_nuscenes_are_drawn_by_default_where_they_are(names: tuple[str, ...]) -> None:
+    scores = {f"nuscenes/{name}": 0.1 for name in (*names, "near_NDS", "near_mAP_dist_0.5")}
+    drawn = select_keys({"a": [record(1, loss=1.0), record(1, **scores)]}, DEFAULT_KEYS)
+    assert drawn == ["loss", *(f"nuscenes/{name}" for name in names)]
 
 
 def test_lines_of_all_runs_are_drawn(tmp_path: Path) -> None:
