@@ -78,7 +78,8 @@ def draw(folder: Path, runs: Mapping[str, Mapping[str, str]], summary: Mapping[s
         frame = frames[index]
         boxes = {"truth": frame.truth, **{name: predictions[name][place] for name in MODELS}}
         bev = folder / f"bev_{place}.png"
-        draw_bev(bev, frame.points, boxes, class_names=frames.class_names, title="LiDAR teaches a camera detector")
+        options = {"class_names": frames.class_names, "range_m": frames.range_m}
+        draw_bev(bev, frame.points, boxes, title="LiDAR teaches a camera detector", **options)
         cameras = folder / f"cameras_{place}.png"
         shown = {"truth": frame.truth, "distilled": boxes["distilled"]}
         draw_cameras(cameras, frame.images, shown, frame.calibration, class_names=frames.class_names)

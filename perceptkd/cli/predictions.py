@@ -22,17 +22,24 @@ class Frames:
     Args:
         config_path: Configuration whose ``val_dataloader`` names the frames and whose ``test_pipeline`` loads every
             sensor.
+
+    Attributes:
+        class_names: Names of the labels.
+        range_m: How far the student sees ahead and to the sides, in metres.
     """
 
     def __init__(self, config_path: str) -> None:
         from mmengine.registry import DATASETS
 
         import perceptkd.registry  # noqa: F401  (patches what the datasets import)
+        from perceptkd.engine.student import student_config
+        from perceptkd.visualization.bev import range_of
 
         config = load_config(config_path)
         init_default_scope(config.get("default_scope", "mmdet3d"))
         self._dataset = DATASETS.build({**config.val_dataloader.dataset, "pipeline": config.test_pipeline})
         self.class_names: Sequence[str] = self._dataset.metainfo["classes"]
+        self.range_m = range_of(student_config(config).model)
 
     def __getitem__(self, index: int) -> Frame:
         sample = self._dataset[index]

@@ -1,7 +1,7 @@
 """The scene from above: LiDAR points, true boxes, and what each model found."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from matplotlib.patches import Circle, Patch, Polygon
 from perceptkd.visualization.boxes import TRUTH, DrawnBoxes, as_drawn, match_boxes
 from perceptkd.visualization.figure import TRUTH_COLOUR, class_colour, new_figure, save_figure
 
+RANGE_M = 50.0
 MISSED_COLOUR = "#000000"
 POINT_COLOUR = "#9aa5b1"
 EGO_SIZE_M = (1.9, 4.6)
@@ -28,7 +29,7 @@ def draw_bev(
     boxes: Mapping[str, Any],
     *,
     class_names: Sequence[str] = (),
-    range_m: float = 50.0,
+    range_m: float = RANGE_M,
     score_threshold: float = 0.3,
     match_distance_m: float = 2.0,
     title: str = "",
@@ -44,7 +45,7 @@ def draw_bev(
         points: LiDAR points [N, >= 3] in metres, or None.
         boxes: Name -> boxes (InstanceData or mmdet3d boxes) in the LiDAR frame; names are the titles of the panels.
         class_names: Names of the labels, for the legend.
-        range_m: Half of the edge of the drawn square.
+        range_m: Half of the edge of the drawn square; what lies outside is neither drawn nor counted.
         score_threshold: Predictions with a lower score are left out.
         match_distance_m: See above.
         title: Of the picture.
@@ -73,6 +74,25 @@ def draw_bev(
     if title:
         figure.suptitle(title, fontsize=14)
     return save_figure(figure, path)
+
+
+def range_of(model: Mapping[str, Any]) -> float:
+    """How far a model sees ahead and to the sides, in metres, by the ``point_cloud_range`` of its config; else 50.
+
+    >>> range_of({"backbone": {}, "voxel_layer": {"point_cloud_range": [0, -40, -3, 70.4, 40, 1]}})
+    70.4
+    """
+    edges = [abs(edge) for x0, y0, _, x1, y1, _ in _areas(model) for edge in (x0, y0, x1, y1)]
+    return max(edges, default=RANGE_M)
+
+
+def _areas(config: Any) -> Iterator[Sequence[float]]:
+    """Every ``point_cloud_range`` inside of a config."""
+    if isinstance(config, Mapping):
+        if "point_cloud_range" in config:
+            yield config["point_cloud_range"]
+        for value in config.values():
+            yield from _areas(value)
 
 
 def _inside(boxes: DrawnBoxes, range_m: float) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 from matplotlib.colors import to_rgb
 
 from perceptkd.visualization import draw_bev
+from perceptkd.visualization.bev import range_of
 from perceptkd.visualization.figure import CLASS_COLOURS
 
 CAR = (20.0, 30.0, -1.0, 16.0, 8.0, 1.5, 0.0)
@@ -84,6 +85,14 @@ def test_weak_and_far_predictions_are_left_out(tmp_path: Path, make_boxes: Calla
     image = cv2.imread(str(draw_bev(tmp_path / "bev.png", None, {"teacher": weak}, score_threshold=0.3)))
     (frame,) = frames(image)
     assert len(coloured(image, 0, frame)) == 0
+
+
+def test_a_model_is_drawn_as_far_as_it_sees() -> None:
+    area = [-28.8, -28.8, -5.0, 28.8, 28.8, 3.0]
+    assert range_of({"type": "BEVDetector", "point_cloud_range": area}) == 28.8
+    ahead = {"data_preprocessor": {"voxel_layer": {"point_cloud_range": [0, -40, -3, 70.4, 40, 1]}}}
+    assert range_of({"module": ahead}) == 70.4
+    assert range_of({"type": "FasterRCNN"}) == 50
 
 
 def test_bad_arguments(tmp_path: Path, make_boxes: Callable) -> None:

@@ -17,8 +17,8 @@ from perceptkd.registry import HOOKS
 class BEVVisualizationHook(Hook):
     """Draws the predictions of a test over the truth, as PNG files; ``tools/test.py --show-dir`` switches it on.
 
-    ``<sample>_bev.png`` is the scene from above, ``<sample>_cameras.png`` all images. They show every sensor of the
-    data set, whichever of them the model reads. The arguments are named as those of mmdet3d's
+    ``<sample>_bev.png`` is the scene from above, as far as the model sees, ``<sample>_cameras.png`` all images. They
+    show every sensor of the data set, whichever of them the model reads. The arguments are named as those of mmdet3d's
     ``Det3DVisualizationHook``.
 
     Args:
@@ -53,6 +53,7 @@ class BEVVisualizationHook(Hook):
 
     def _draw(self, runner: Runner, sample: Any) -> None:
         from perceptkd.visualization import draw_bev, draw_cameras
+        from perceptkd.visualization.bev import range_of
         from perceptkd.visualization.boxes import TRUTH
         from perceptkd.visualization.frames import read_cameras, read_points, truth_of
 
@@ -63,7 +64,8 @@ class BEVVisualizationHook(Hook):
         boxes["predicted"] = sample.pred_instances_3d
         path = self._folder(runner) / f"{sample.sample_idx:06d}"
         options = {"class_names": dataset.metainfo["classes"], "score_threshold": self.score_thr}
-        draw_bev(f"{path}_bev.png", read_points(info), boxes, title=f"sample {sample.token}", **options)
+        bev_options = {"title": f"sample {sample.token}", "range_m": range_of(runner.cfg.get("model", {})), **options}
+        draw_bev(f"{path}_bev.png", read_points(info), boxes, **bev_options)
         if images:
             draw_cameras(f"{path}_cameras.png", images, boxes, calibration, **options)
 
