@@ -1,5 +1,6 @@
 """The core on real detectors: mmdet models as students and teachers, untouched."""
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from perceptkd.core import DistillModel
 from perceptkd.core.batch import RawBatch
@@ -176,3 +178,39 @@ def test_contract_11_a_real_detectors_gradients_are_untouched_by_a_measuring_tea
     for first, second in zip(*gradients):
         assert (first is None) is (second is None)
         assert first is None or torch.equal(first, second)
+
+
+@pytest.mark.filterwarnings("ignore:.*use_reentrant.*")
+@pytest.mark.parametrize(
+    ("reentrant", "tap"),
+    [(True, "backbone.layer2.1"), (False, "backbone.layer2.1"), (False, "backbone.layer2.1.conv2")],
+    ids=["with_cp", "block", "inside of the block"],
+)
+def test_contract_04_a_student_with_checkpointed_activations_learns_the_same(
+    images: dict, reentrant: bool, tap: str
+) -> None:
+    """mmdet's with_cp is reentrant: a tap on a block holds. Without reentrance, taps inside of one do as well."""
+    runs, calls = [], []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        student = detector(8)
+        student["backbone"]["with_cp"] = checkpointed and reentrant
+        taps = {"student_taps": {"pyramid": tap}, "teacher_taps": {"pyramid": tap}}
+        model = make_model(student, detector(8), distiller={**taps, "weights": {"pyramid": 10.0}}).train()
+        block = model.student.backbone.layer2[1]
+        if checkpointed and not reentrant:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.conv2.register_forward_hook(lambda *_, run=checkpointed: calls.append(run))
+        losses = model(RawBatch(images, True), mode="loss")
+        model.parse_losses(losses)[0].backward()
+        reached = {name: p.grad for name, p in model.student.named_parameters() if p.grad is not None}
+        runs.append((losses, reached))
+    assert (calls.count(False), calls.count(True)) == (1, 2)  # it was recomputed
+    (plain, expected), (saving, found) = runs
+    assert plain["loss_kd/pyramiddistiller/pyramid"] > 0
+    for name, value in plain.items():
+        torch.testing.assert_close(saving[name], value)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        rounding = 1e-5 * gradient.abs().max().item()
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=rounding, msg=name)
