@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -169,7 +170,9 @@ class MeanScore(BaseMetric):
 def make_runner(batch_of: Any, tmp_path: Path) -> Any:
     """A stock Runner over the toys: 2 epochs of 4 iterations, validation, checkpoints, learning rate decay."""
 
-    def make(name: str, model: Any, *, epochs: int = 2, resume: str | None = None, hooks: Any = ()) -> Runner:
+    def make(
+        name: str, model: Any, *, epochs: int = 2, resume: str | None = None, hooks: Any = (), **optim: Any
+    ) -> Runner:
         samples = Samples(batch_of(size=8))
         loader = {"dataset": samples, "batch_size": 2, "num_workers": 0}
         return Runner(
@@ -180,7 +183,7 @@ def make_runner(batch_of: Any, tmp_path: Path) -> Any:
             train_cfg={"by_epoch": True, "max_epochs": epochs, "val_interval": 1},
             val_cfg={},
             val_evaluator=Evaluator(MeanScore()),
-            optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.1, "momentum": 0.9}},
+            optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.1, "momentum": 0.9}, **optim},
             param_scheduler={"type": "StepLR", "step_size": 1, "gamma": 0.5},
             default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1}},
             custom_hooks=list(hooks),
@@ -255,6 +258,31 @@ def assert_equal(first: Any, second: Any) -> None:
         assert torch.equal(first, second)
     else:
         assert first == second
+
+
+class Recorder(Hook):
+    """Of every iteration the weight of the term, and whether the optimiser moved the student."""
+
+    def __init__(self) -> None:
+        self.weights: list[float] = []
+        self.moved: list[bool] = []
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self.before = next(runner.model.parameters()).detach().clone()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.weights.append(float(outputs["kd/toydistiller/feature_weight"]))
+        self.moved.append(not torch.equal(self.before, next(runner.model.parameters())))
+
+
+def test_contract_10_schedules_count_iterations_where_steps_are_accumulated(
+    make_runner: Any, distill_model: Any
+) -> None:
+    recorder = Recorder()
+    model = distill_model(distiller={"weights": {"feature": {"type": "linear", "value": 8.0}}})
+    make_runner("run", model, hooks=[recorder], accumulative_counts=2).train()
+    assert recorder.weights == [8.0 - iteration for iteration in range(8)]
+    assert recorder.moved == [False, True] * 4
 
 
 def test_predict_and_tensor_are_the_students(distill_model: Any, batch: Any) -> None:
