@@ -54,7 +54,7 @@ def newcomer(home: Path) -> dict[str, str]:
 
 def demo_row(name: str, metrics: Mapping[str, float]) -> Row:
     """What a model of the demo reached, in points."""
-    near_map, official_map, nds = (round(100 * metrics[key], 1) for key in ("near_mAP", "mAP", "NDS"))
+    near_map, official_map, nds = (round(metrics[key], 1) for key in ("near_mAP", "mAP", "NDS"))
     return single_row(f"demo, {name}", near_map, unit="near_mAP", note=f"mAP {official_map}, NDS {nds}")
 
 

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,11 @@ def _is_trained_by(job: Job, checkpoint: Path) -> bool:
     return trained.is_file() and filecmp.cmp(trained, checkpoint, shallow=False)
 
 
+def say(step: str) -> None:
+    """Prints what comes next, before the processes that do it print anything."""
+    print(step, flush=True)
+
+
 def compare(
     config_path: str,
     *,
@@ -118,6 +123,7 @@ def compare(
     folder: Path = Path("work_dirs/compare"),
     equal_time: float | None = None,
     parallel: int = 1,
+    announce: Callable[[str], None] = say,
 ) -> dict[str, Any]:
     """Runs teacher, controls and distilled students and returns the comparison.
 
@@ -129,6 +135,7 @@ def compare(
         folder: where the runs live.
         equal_time: also trains a control whose schedule is longer by this factor (distilled step / student step).
         parallel: how many models to train at a time, see ``run_jobs``.
+        announce: called with what comes next.
 
     Returns:
         The result in the project's form, without provenance; ``runs`` names folder and checkpoint of the first run
@@ -153,8 +160,10 @@ def compare(
         kinds["control_equal_time"] = replace(control, name="control-equal-time", schedule_factor=equal_time)
     for job in kinds.values():
         job.build_config()  # a fault shows before the hours of training
+    announce(f"teacher: {', '.join(config.model.teachers)}")
     teachers = ensure_trained(config.model.teachers, folder / SHARED, splits, parallel=parallel)
     metric = _metric(config, teachers, split)
+    announce(f"students: {', '.join(kinds)}, seed {', '.join(map(str, seeds))}")
     jobs = {(kind, seed): replace(job, seed=seed) for seed in seeds for kind, job in kinds.items()}
     results = dict(zip(jobs, run_jobs(list(jobs.values()), parallel=parallel), strict=True))
     runs = {kind: {seed: results[kind, seed] for seed in seeds} for kind in kinds}

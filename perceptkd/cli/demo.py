@@ -1,20 +1,25 @@
 """``make demo``: a LiDAR detector teaches a camera detector, from an empty folder to a table and pictures."""
 
 import argparse
+import itertools
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from perceptkd.cli.arguments import WORLDS, UserError, build_parser, run_command
-from perceptkd.cli.compare import compare
+from perceptkd.cli.compare import compare, say
 from perceptkd.cli.comparison_text import table
 from perceptkd.cli.provenance import provenance, write_json
 
 CONFIG = "configs/unidistill/unidistill_lidar2camera_demo.py"
 WORLD = Path("data/simworld_demo")
 PICTURED_FRAMES = 2
-SUMMARY_METRICS = ("near_mAP", "mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+BAR_METRICS = ("near_mAP", "mAP", "NDS")
+SUMMARY_METRICS = (*BAR_METRICS, "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+UNITS = "AP, NDS and gain in points, 100 times the fraction; errors in m, 1 - IoU, rad, m/s and 1 - accuracy"
+NUM_STEPS = 4  # world, teacher, students, pictures
 MODELS = ("teacher", "control", "distilled")
 
 
@@ -24,24 +29,40 @@ def demo(folder: Path) -> dict[str, Any]:
     Returns:
         The summary that ``<folder>/summary.json`` holds.
     """
-    start = time.perf_counter()
+    start, is_first = time.perf_counter(), not (folder / "runs").exists()
+    announce = headlines()
+    announce("the simulated world")
     write_world()
-    result = compare(CONFIG, seeds=[0], folder=folder / "runs", parallel=students_at_a_time())
+    result = compare(CONFIG, seeds=[0], folder=folder / "runs", parallel=students_at_a_time(), announce=announce)
     models = {
         "teacher": next(iter(result["metrics"]["teacher"].values())),
         "control": result["metrics"]["control"][0],
         "distilled": result["metrics"]["distilled"][0],
     }
-    summary = {name: short_names(metrics) for name, metrics in models.items()}
-    summary |= {"gain": result["gain"]["mean"], "demo_minutes": round((time.perf_counter() - start) / 60, 2)}
+    summary: dict[str, Any] = {name: in_points(metrics) for name, metrics in models.items()}
+    minutes = round((time.perf_counter() - start) / 60, 2) if is_first else recorded_minutes(folder)
+    summary |= {"gain": result["gain"]["mean"], "units": UNITS, "demo_minutes": minutes}
     summary |= {key: result[key] for key in ("world", "backends")}
     write_json(folder / "summary.json", {**summary, **provenance()})
+    announce("pictures and table")
     pictures = draw(folder, result["runs"], summary)
     print(table(result))
     print("One seed on a small world: what distillation gives is measured by tools/compare.py with several seeds.")
     for path in (folder / "summary.json", *pictures):
         print(path)
     return summary
+
+
+def headlines() -> Callable[[str], None]:
+    """Prints what comes next, numbered: ``2/4 teacher``."""
+    numbers = itertools.count(1)
+    return lambda step: say(f"\n{next(numbers)}/{NUM_STEPS} {step}")
+
+
+def recorded_minutes(folder: Path) -> float | None:
+    """How long the first run took, as its summary has it; None if that run was interrupted."""
+    path = folder / "summary.json"
+    return json.loads(path.read_text())["demo_minutes"] if path.is_file() else None
 
 
 def students_at_a_time() -> int:
@@ -51,9 +72,14 @@ def students_at_a_time() -> int:
     return 1 if torch.cuda.is_available() else min(2, torch.get_num_threads())
 
 
-def short_names(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics without the evaluator's prefix."""
-    return {name.split("/", 1)[-1]: value for name, value in metrics.items()}
+def in_points(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics without the evaluator's prefix, APs and NDS in points.
+
+    >>> in_points({"nuscenes/car_AP": 0.5, "nuscenes/mATE": 0.25})
+    {'car_AP': 50.0, 'mATE': 0.25}
+    """
+    short = {name.split("/", 1)[-1]: value for name, value in metrics.items()}
+    return {name: 100 * value if "AP" in name or "NDS" in name else value for name, value in short.items()}
 
 
 def write_world() -> None:
@@ -89,7 +115,8 @@ def draw(folder: Path, runs: Mapping[str, Mapping[str, str]], summary: Mapping[s
     draw_curves(curves, trained, title="Training of teacher and students")
     numbers = folder / "comparison.png"
     results = {name: {key: summary[name][key] for key in SUMMARY_METRICS} for name in MODELS}
-    draw_comparison(numbers, results, title="nuScenes evaluation", note="SimWorld, one seed")
+    options = {"main": BAR_METRICS, "title": "nuScenes evaluation", "note": "SimWorld, one seed"}
+    draw_comparison(numbers, results, **options)
     return [*pictures, curves, numbers]
 
 

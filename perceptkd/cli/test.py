@@ -38,6 +38,7 @@ def evaluate(
     show_dir: str | None = None,
     tta: bool = False,
     launcher: str | None = None,
+    runner_type: type[Runner] = Runner,
 ) -> dict[str, float]:
     """Metrics of the student in ``checkpoint``, which may be a full one or the student's alone. No teacher is needed.
 
@@ -51,6 +52,7 @@ def evaluate(
         show_dir: Draw predictions into this folder, under the log directory unless it is absolute.
         tta: Average over the config's test-time augmentations.
         launcher: Who starts the processes.
+        runner_type: The stock Runner, or one of its kind.
 
     Raises:
         CheckpointError: The weights do not fit.
@@ -64,7 +66,7 @@ def evaluate(
         _enable_tta(config)
     if out is not None and Path(out).suffix not in (".pkl", ".pickle"):
         raise UserError(f"--out writes a pickle file: {out} must end in .pkl")
-    runner = build_runner(config, stages=("test",), launcher=launcher)
+    runner = build_runner(config, stages=("test",), launcher=launcher, runner_type=runner_type)
     load_student(_plain_model(runner), checkpoint)
     if out is not None:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))

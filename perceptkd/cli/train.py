@@ -3,11 +3,13 @@
 import argparse
 import inspect
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from perceptkd.cli.arguments import (
@@ -27,6 +29,17 @@ OUR_AMP = "perceptkd.AmpOptimWrapper"
 #: Top-level entries that the Runner itself reads.
 RUNNER_KEYS = frozenset(inspect.signature(Runner.__init__).parameters)
 _run_numbers = itertools.count()
+
+
+class ShortConsoleRunner(Runner):
+    """Keeps messages of several lines (machine, config, hooks, tables) out of the console; its log file has them."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(lambda record: record.levelno > logging.INFO or "\n" not in record.getMessage())
+        return logger
 
 
 def read_config(
@@ -95,8 +108,9 @@ def build_runner(
     seed: int | None = None,
     deterministic: bool = False,
     stages: Sequence[str] = ("train", "val"),
+    runner_type: type[Runner] = Runner,
 ) -> Runner:
-    """The stock Runner of a config, as the command line would build it.
+    """The Runner of a config, as the command line would build it.
 
     Args:
         source: Config, its path, or a dict. It is not changed.
@@ -109,6 +123,7 @@ def build_runner(
         seed: Overrides ``randomness.seed``.
         deterministic: Ask torch for deterministic algorithms.
         stages: Whose data must be there.
+        runner_type: The stock Runner, or one of its kind.
 
     Raises:
         UserError: An option does not fit the config, or data are missing.
@@ -133,7 +148,7 @@ def build_runner(
     prepare_cpu_processes(config)
     _separate_runs(config)
     try:
-        return Runner.from_cfg(config)
+        return runner_type.from_cfg(config)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 
 from perceptkd.visualization.figure import new_figure, save_figure, set_colours
 
-LOWER_IS_BETTER = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
+#: The errors of nuScenes, of which less is better, with their units; all else is in points, of which more is better.
+ERROR_UNITS = {"mATE": "m", "mASE": "1 - IoU", "mAOE": "rad", "mAVE": "m/s", "mAAE": "1 - acc."}
 
 
 def draw_comparison(
@@ -19,14 +20,14 @@ def draw_comparison(
     title: str = "",
     note: str = "",
 ) -> Path:
-    """Draws the metrics of several models: bars in points (100 times the fraction) over a table.
+    """Draws the metrics of several models: bars over a table.
 
     Where both 'control' and 'distilled' are given, their difference stands over the bars.
 
     Args:
         path: PNG file to write.
-        results: Model -> metric -> value as evaluated (fractions for AP and NDS). Prefixes such as ``nuscenes/`` are
-            not shown.
+        results: Model -> metric -> value: scores in points (100 times the fraction), errors in their own units.
+            Prefixes such as ``nuscenes/`` are not shown.
         main: Metrics drawn as bars; all others go to the table alone.
         title: Of the picture.
         note: A line below, for instance what the data is.
@@ -55,13 +56,13 @@ def _draw_bars(panel: Axes, results: Mapping[str, Mapping[str, float]], main: Se
     width = 0.8 / len(results)
     centre = np.arange(len(main))
     for index, (model, row) in enumerate(results.items()):
-        values = [100 * row[metric] for metric in main]
+        values = [row[metric] for metric in main]
         drawn = panel.bar(centre + (index - (len(results) - 1) / 2) * width, values, width * 0.92, color=colours[model])
         drawn.set_label(model)
         panel.bar_label(drawn, fmt="%.1f", fontsize=9)
     labels = list(main)
     if {"control", "distilled"} <= set(results):
-        gains = [100 * (results["distilled"][metric] - results["control"][metric]) for metric in main]
+        gains = [results["distilled"][metric] - results["control"][metric] for metric in main]
         labels = [f"{metric}\ndistilled - control: {gain:+.1f}" for metric, gain in zip(main, gains)]
     panel.set_xticks(centre, labels)
     panel.set_ylabel("points (higher is better)")
@@ -72,11 +73,19 @@ def _draw_bars(panel: Axes, results: Mapping[str, Mapping[str, float]], main: Se
 
 def _draw_table(panel: Axes, results: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> None:
     panel.axis("off")
-    cells = [[f"{row[metric]:.3f}" if metric in row else "-" for metric in metrics] for row in results.values()]
-    heads = [f"{metric} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in metrics]
+    cells = [[_cell(metric, row.get(metric)) for metric in metrics] for row in results.values()]
+    heads = [f"{m} ↓\n{ERROR_UNITS[m]}" if m in ERROR_UNITS else f"{m} ↑\npoints" for m in metrics]
     table = panel.table(
         cells, rowLabels=list(results), colLabels=heads, loc="center", cellLoc="center", edges="horizontal"
     )
     table.auto_set_font_size(False)
     table.set_fontsize(9)
     table.scale(1, 1.35)
+    for column in range(len(metrics)):
+        table[0, column].set_height(1.7 * table[0, column].get_height())  # two lines
+
+
+def _cell(metric: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if metric in ERROR_UNITS else f"{value:.1f}"

@@ -12,24 +12,35 @@ METRICS = {"near_mAP", "mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE"}
 
 @pytest.mark.slow
 def test_the_demo_leaves_table_and_pictures_and_continues(
-    tiny_comparison: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tiny_comparison: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "CONFIG", str(tiny_comparison))
     monkeypatch.setattr(module, "write_world", lambda: None)
     folder = tmp_path / "demo"
     assert module.main(["--work-dir", str(folder)]) == 0
-    printed = capsys.readouterr().out
+    printed = capfd.readouterr().out
+    steps = [line for line in printed.splitlines() if line[1:3] == "/4"]
+    assert [step.split()[0] for step in steps] == ["1/4", "2/4", "3/4", "4/4"]
+    assert "Epoch(train)" in printed
+    assert "Config:" not in printed
+    assert "Config:" in next(folder.glob("runs/shared/control*/*/*.log")).read_text()
     summary = json.loads((folder / "summary.json").read_text())
     assert all(summary[name].keys() >= METRICS for name in ("teacher", "control", "distilled"))
-    assert summary["gain"] == pytest.approx(100 * (summary["distilled"]["near_mAP"] - summary["control"]["near_mAP"]))
+    assert summary["gain"] == pytest.approx(summary["distilled"]["near_mAP"] - summary["control"]["near_mAP"])
     pictures = {path.stem for path in folder.glob("*.png")}
     assert pictures >= {"bev_0", "cameras_0", "curves", "comparison"}
     assert all(str(folder / f"{name}.png") in printed for name in pictures)
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pth")}
-    (folder / "summary.json").unlink()
+    (folder / "summary.json").write_text('{"demo_minutes": 12.5}')
     assert module.main(["--work-dir", str(folder)]) == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pth")} == trained
-    assert json.loads((folder / "summary.json").read_text())["distilled"] == summary["distilled"]
+    again = json.loads((folder / "summary.json").read_text())
+    assert again["distilled"] == summary["distilled"]
+    assert (summary["demo_minutes"] > 0, again["demo_minutes"]) == (True, 12.5)
+
+
+def test_an_interrupted_demo_has_no_time(tmp_path: Path) -> None:
+    assert module.recorded_minutes(tmp_path) is None
 
 
 def test_the_demo_stops_where_its_world_cannot_be_written(
