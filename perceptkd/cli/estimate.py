@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from torch import nn
 
@@ -102,6 +104,18 @@ def estimate(config: Config, *, autocast: bool = False) -> tuple[list[Line], dic
     return lines, cached
 
 
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keeps what libraries log of data sets and weights off the console; warnings pass."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def report(
     lines: Sequence[Line], cached: Mapping[str, int], *, batch_size: int, samples: int, epochs: int
 ) -> list[str]:
@@ -164,7 +178,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
     parsed = parse_arguments(arguments)
     config = read_config(parsed.config, options=parsed.cfg_options)
     batch_size = parsed.batch_size or config.train_dataloader.batch_size
-    with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
+    with quiet_libraries(), DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
         lines, cached = estimate(config, autocast=parsed.bf16)
         samples = len(DATASETS.build(config.train_dataloader.dataset))
     epochs = epochs_of(config, samples=samples, batch_size=batch_size)

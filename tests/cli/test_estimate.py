@@ -1,13 +1,16 @@
 """The estimate of the tiny distillation job, and what it says when it cannot make one."""
 
+import logging
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.logging import MMLogger, print_log
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from perceptkd.cli.estimate import Line, epochs_of, estimate, main, report
+from perceptkd.cli.estimate import Line, epochs_of, estimate, main, quiet_libraries, report
 from perceptkd.cli.train import read_config
 from perceptkd.engine.footprint import Footprint
 
@@ -52,6 +55,18 @@ def test_report_counts_samples_and_epochs() -> None:
 )
 def test_epochs(loop: dict, expected: int) -> None:
     assert epochs_of(Config({"train_cfg": loop}), samples=100, batch_size=2) == expected
+
+
+def test_libraries_are_quiet_but_for_warnings(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MMLogger, "_instance_dict", OrderedDict())
+    with quiet_libraries():
+        print_log("The number of instances per category", logger="current")
+        print_log("split val has no truck", logger="current", level=logging.WARNING)
+    print_log("afterwards", logger="current")
+    said = capsys.readouterr().out
+    assert "number of instances" not in said
+    assert "no truck" in said
+    assert "afterwards" in said
 
 
 def test_command(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
