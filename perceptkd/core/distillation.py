@@ -96,17 +96,24 @@ class Distillation(nn.ModuleDict):
                 logs |= self._weighted(distiller, terms, step.progress)
         return logs
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """What a resumed run needs besides weights. Tensors only, because checkpoints are moved to the CPU."""
-        averaged = {name: t.state_dict() for name, t in self.teachers.items() if isinstance(t, EMATeacher)}
-        return {"random": torch.tensor([self.seed, self.steps]), "ema": averaged}
+    def get_extra_state(self) -> Tensor | dict[str, Any]:
+        """What a resumed run needs besides weights. Tensors only, because checkpoints are moved to the CPU.
 
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        self.seed, self.steps = (int(value) for value in state["random"])
-        for name, averaged in state["ema"].items():
+        Without a running mean it is a single tensor: MMEngine broadcasts every entry of the initial state to all ranks.
+        """
+        random = torch.tensor([self.seed, self.steps])
+        averaged = {
+            name: t.state_dict() for name, t in self.teachers.items() if isinstance(t, EMATeacher) and t.started
+        }
+        return {"random": random, "ema": averaged} if averaged else random
+
+    def set_extra_state(self, state: Tensor | Mapping[str, Any]) -> None:
+        random, averaged = (state, {}) if isinstance(state, Tensor) else (state["random"], state["ema"])
+        self.seed, self.steps = (int(value) for value in random)
+        for name, weights in averaged.items():
             teacher = self.teachers.get(name)
             if isinstance(teacher, EMATeacher):
-                teacher.load_state_dict(averaged)
+                teacher.load_state_dict(weights)
 
     def set_device(self, device: torch.device) -> None:
         """Tell teachers where batches go."""

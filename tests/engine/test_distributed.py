@@ -26,13 +26,24 @@ def run(repository: Path, script: str, *arguments: str) -> subprocess.CompletedP
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.fixture
+def distillation(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Path of a tiny distillation, whose distiller any process finds."""
+    folder = repository / "tests/assets/tiny_coco"
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    config = tmp_path / "distill.py"
+    imports = "custom_imports = dict(imports=['mimic'], allow_failed_imports=False)\n"
+    config.write_text(f"_base_ = [{str(folder / 'distill.py')!r}]\n{imports}train_cfg = dict(max_epochs=1)\n")
+    return str(config)
+
+
 @pytest.mark.slow
-def test_two_processes_train_and_evaluate(repository: Path, tmp_path: Path) -> None:
-    config = str(repository / "tests/assets/tiny_coco/retinanet.py")
-    options = ("--cfg-options", "train_cfg.max_epochs=1")
-    result = run(repository, "dist_train.sh", config, "2", "--work-dir", str(tmp_path / "train"), *options)
+def test_two_processes_distill_and_evaluate(distillation: str, repository: Path, tmp_path: Path) -> None:
+    config = distillation
+    result = run(repository, "dist_train.sh", config, "2", "--work-dir", str(tmp_path / "train"))
     assert result.returncode == 0, result.stderr
-    checkpoint = tmp_path / "train/epoch_1.pth"
+    checkpoint = tmp_path / "train/epoch_1_student.pth"
     result = run(repository, "dist_test.sh", config, str(checkpoint), "2", "--work-dir", str(tmp_path / "test"))
     assert result.returncode == 0, result.stderr
     alone = evaluate(config, checkpoint, work_dir=str(tmp_path / "alone"))
