@@ -1,13 +1,17 @@
-"""One process of the two-rank test of contract 9: trains one step on its share of the batch and saves what came out.
+"""One process of the two-rank test of contract 9: trains on its share of the batches and saves what came out.
 
-Usage: ddp_worker.py RANK WORLD_SIZE RENDEZVOUS_FILE OUTPUT
+Usage: ddp_worker.py RANK WORLD_SIZE WRAPPER RENDEZVOUS_FILE OUTPUT, where WRAPPER is none, ddp or fsdp2
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
 
 sys.path.insert(0, str(Path(__file__).parent))
 import conftest
@@ -34,25 +38,47 @@ def build() -> DistillModel:
     )
 
 
-def train(rank: int, world_size: int, output: Path) -> None:
-    """Two steps on every ``world_size``-th part of a batch of four samples with 1, 2, 3 and 4 objects."""
+def wrap(model: DistillModel, wrapper: str, world_size: int) -> Any:
+    """The model as it trains: alone, behind DDP, or with its parameters sharded in place."""
+    if wrapper == "ddp":
+        return MMDistributedDataParallel(model)
+    if wrapper == "fsdp2":
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh("cpu", (world_size,))
+        for block in (model.student.backbone, model.student.neck, model.student.bbox_head, model):
+            fully_shard(block, mesh=mesh)
+    return model
+
+
+def train(rank: int, world_size: int, wrapper: str, output: Path) -> None:
+    """Three steps on every ``world_size``-th part of batches of four samples with 1, 2, 3 and 4 objects."""
     model = build()
-    wrapped = MMDistributedDataParallel(model) if world_size > 1 else model
-    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05))
+    wrapped = wrap(model, wrapper, world_size)
+    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05), clip_grad={"max_norm": 2.0})
     share = 4 // world_size
-    for seed in range(2):
+    logs = []
+    for seed in range(3):
         batch = conftest.make_batch(size=4, seed=seed)
         part = {key: value[rank * share : (rank + 1) * share] for key, value in batch.items()}
-        logs = wrapped.train_step(part, optimizer)
-    state = {key: value for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
-    term = logs["kd/toydistiller/feature"]
-    torch.save({"state": state, "term": term}, output)
+        logs.append(wrapped.train_step(part, optimizer))
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    teacher = model.distillers.teachers["teacher"].model
+    torch.save(
+        {
+            "state": {key: value for key, value in state.items() if isinstance(value, Tensor)},
+            "logs": [{key: value.detach() for key, value in step.items()} for step in logs],
+            "teacher": teacher.state_dict(),
+            "kinds": [{type(parameter).__name__ for parameter in each.parameters()} for each in (model, teacher)],
+        },
+        output,
+    )
 
 
 if __name__ == "__main__":
-    rank, world_size = int(sys.argv[1]), int(sys.argv[2])
+    rank, world_size, wrapper = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
     if world_size > 1:
-        dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=world_size)
-    train(rank, world_size, Path(sys.argv[4]))
+        dist.init_process_group("gloo", init_method=f"file://{sys.argv[4]}", rank=rank, world_size=world_size)
+    train(rank, world_size, wrapper, Path(sys.argv[5]))
     leave_processes()

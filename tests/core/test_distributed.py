@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from perceptkd.core.distributed import all_reduce_mean
 WORKER = Path(__file__).with_name("ddp_worker.py")
 
 
-def train(folder: Path, world_size: int) -> list[dict[str, Any]]:
+def train(folder: Path, world_size: int, wrapper: str) -> list[dict[str, Any]]:
     """Run the worker in ``world_size`` processes; what each of them saved."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PERCEPTKD_OPS": "own"}
-    outputs = [folder / f"{world_size}-{rank}.pth" for rank in range(world_size)]
+    outputs = [folder / f"{wrapper}-{rank}.pth" for rank in range(world_size)]
+    arguments = [str(world_size), wrapper, str(folder / f"meet-{wrapper}")]
     processes = [
         subprocess.Popen(
-            [sys.executable, str(WORKER), str(rank), str(world_size), str(folder / f"meet-{world_size}"), str(output)],
+            [sys.executable, str(WORKER), str(rank), *arguments, str(output)],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -37,18 +39,33 @@ def train(folder: Path, world_size: int) -> list[dict[str, Any]]:
     return [torch.load(output) for output in outputs]
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process saved that trained on the joint batches."""
+    return train(tmp_path_factory.mktemp("alone"), 1, "none")[0]
+
+
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
-def test_contract_09_two_gloo_ranks_equal_one_process_on_the_joint_batch(tmp_path: Path) -> None:
-    (alone,) = train(tmp_path, 1)
-    ranks = train(tmp_path, 2)
+@pytest.mark.parametrize(("wrapper", "kind"), [("ddp", "Parameter"), ("fsdp2", "DTensor")])
+def test_contract_09_two_gloo_ranks_equal_one_process_on_the_joint_batch(
+    alone: dict[str, Any], tmp_path: Path, wrapper: str, kind: str
+) -> None:
+    """Behind DDP, and with torch's fully_shard on the student's blocks and the rest of the model."""
+    if wrapper == "fsdp2" and not hasattr(import_module("torch.distributed.fsdp"), "fully_shard"):
+        pytest.skip("this torch has no fully_shard")
+    ranks = train(tmp_path, 2, wrapper)
+    assert ranks[0]["kinds"] == [{kind}, {"Parameter"}]  # the teacher's are never sharded
+    assert all(torch.equal(value, ranks[1]["teacher"][key]) for key, value in alone["teacher"].items())
     assert any("adapters" in key for key in alone["state"])
+    assert alone["state"].keys() == ranks[0]["state"].keys()  # what is gathered is a checkpoint like any other
     for key, value in alone["state"].items():
         assert torch.equal(ranks[0]["state"][key], ranks[1]["state"][key])
         torch.testing.assert_close(ranks[0]["state"][key], value, rtol=1e-5, atol=1e-6)
-    # the ranks hold 3 and 7 objects: an average over local counts would have been another loss
-    mean = (ranks[0]["term"] + ranks[1]["term"]) / 2
-    torch.testing.assert_close(mean, alone["term"], rtol=1e-5, atol=1e-6)
-    assert not torch.isclose(ranks[0]["term"], ranks[1]["term"])
+    for number, expected in enumerate(alone["logs"]):
+        # the ranks hold 3 and 7 objects: an average over local counts would have been another loss
+        first, second = (rank["logs"][number]["kd/toydistiller/feature"] for rank in ranks)
+        torch.testing.assert_close((first + second) / 2, expected["kd/toydistiller/feature"], rtol=1e-5, atol=1e-6)
+        assert not torch.isclose(first, second)
 
 
 def test_contract_09_one_process_needs_no_reduction() -> None:
