@@ -118,10 +118,10 @@ def boxes_to_global(
         max_boxes: How many the evaluator takes per frame; the lowest scores are left out.
 
     Raises:
-        InputError: A box or a score is NaN.
+        InputError: A box or a score is NaN or infinite.
     """
-    if np.isnan(boxes).any() or np.isnan(scores).any():
-        raise InputError(f"sample {info['token']}: a predicted box or score is NaN; the model has diverged")
+    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        raise InputError(f"sample {info['token']}: a predicted box or score is NaN or infinite; the model has diverged")
     transform = lidar_to_global(info)
     centers = boxes[:, :3].astype(np.float64) @ transform[:3, :3].T + transform[:3, 3]
     distance = np.linalg.norm(centers[:, :2] - np.asarray(info["ego2global"])[:2, 3], axis=1)

@@ -71,6 +71,13 @@ def test_no_boxes(info):
     assert to_records(convert(info, np.zeros((0, 9)), np.zeros(0), np.zeros(0, int)), "t") == []
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_of_a_diverged_model_are_refused(info, value):
+    for boxes, scores in ((np.full((1, 9), value), np.ones(1)), (np.ones((1, 9)), np.full(1, value))):
+        with pytest.raises(ValueError, match="sample t: a predicted box or score is NaN or infinite"):
+            convert(info, boxes, scores, np.zeros(1, int))
+
+
 def test_join_and_select(info):
     one, two = (convert(info, np.ones((n, 9)), np.linspace(0.9, 0.1, n), np.zeros(n, int)) for n in (1, 2))
     joined = BoxTable.join([(7, one), (3, two)])

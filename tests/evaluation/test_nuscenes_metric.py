@@ -214,8 +214,8 @@ def test_inputs_are_left_as_they_are(tiny_world):
     assert torch.equal(sample["pred_instances_3d"].bboxes_3d.tensor, before["pred_instances_3d"].bboxes_3d.tensor)
 
 
-def test_nan_predictions_name_their_frame(tiny_world):
-    with pytest.raises(ValueError, match=r"sample [0-9a-f]{32}: a predicted box or score is NaN"):
+def test_diverged_predictions_name_their_frame(tiny_world):
+    with pytest.raises(ValueError, match=r"sample [0-9a-f]{32}: a predicted box or score is NaN or infinite"):
         evaluate(tiny_world, lambda boxes, labels: (boxes * np.nan, labels))
 
 
