@@ -23,7 +23,7 @@ from perceptkd.cli.arguments import (
     set_local_rank,
 )
 from perceptkd.core.source import load_config
-from perceptkd.engine.distributed import prepare_cpu_processes
+from perceptkd.engine.distributed import prepare_processes
 
 OUR_AMP = "perceptkd.AmpOptimWrapper"
 #: Top-level entries that the Runner itself reads.
@@ -145,7 +145,7 @@ def build_runner(
         _enable_amp(config)
     if auto_scale_lr:
         _enable_lr_scaling(config)
-    prepare_cpu_processes(config)
+    prepare_processes(config)
     _separate_runs(config)
     try:
         return runner_type.from_cfg(config)

@@ -2,13 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
-from perceptkd.engine.precision import Precision, choose_precision, record_precision, to_channels_last
+from perceptkd.engine.precision import (
+    Precision,
+    choose_precision,
+    is_channels_last,
+    record_precision,
+    to_channels_last,
+)
 from perceptkd.registry import OPTIM_WRAPPERS
 
 
@@ -70,6 +78,10 @@ class AmpOptimWrapper(OptimWrapper):
 
     def _choose(self, model: nn.Module) -> Precision:
         self._precision = choose_precision(next(model.parameters()).device, request=self._request)
+        if self._precision.channels_last and is_model_wrapper(model) and not is_channels_last(model):
+            self._precision = replace(
+                self._precision, channels_last=False
+            )  # too late, see FlexibleDistributedDataParallel
         if self._precision.channels_last:
             to_channels_last(model)
             distillation = getattr(getattr(model, "module", model), "distillers", None)  # teachers are no modules of it

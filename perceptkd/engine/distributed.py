@@ -1,4 +1,4 @@
-"""Several processes on a machine without a GPU, for which MMEngine's launcher and wrapper insist on one."""
+"""Training in several processes: on a machine without a GPU, and with convolutions in channels_last."""
 
 import gc
 from typing import Any
@@ -10,29 +10,56 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
 from torch import distributed
 
+from perceptkd.engine.precision import choose_precision, to_channels_last
+from perceptkd.registry import SCOPE
+
 
 @MODEL_WRAPPERS.register_module()
-class CPUDistributedDataParallel(MMDistributedDataParallel):
-    """``MMDistributedDataParallel`` without device numbers, which torch refuses for a model on the CPU."""
+class FlexibleDistributedDataParallel(MMDistributedDataParallel):
+    """``MMDistributedDataParallel`` for models on any device, in the layout that they train in.
 
-    def __init__(self, module: torch.nn.Module, *, device_ids: Any = None, **kwargs: Any) -> None:
-        super().__init__(module, device_ids=None, **kwargs)
+    Layouts must not change once a model is wrapped: torch's reducer then mixes up the gradients of the weights that it
+    averages, in the first step, and in all steps with ``find_unused_parameters``.
 
-
-def prepare_cpu_processes(config: Config) -> None:
-    """Join the processes over gloo and choose our wrapper, if the config asks for several and there is no GPU.
-
-    Call it before the Runner is built. The launcher's environment (RANK, WORLD_SIZE, MASTER_ADDR, ...) must be set.
+    Args:
+        module: The model.
+        device_ids: Of MMEngine; left out for a model on the CPU, where torch refuses them.
+        precision: What the ``AmpOptimWrapper`` is asked for; its rule says whether convolutions are laid out here. None
+            leaves them as they are.
+        **kwargs: Of ``MMDistributedDataParallel``.
     """
-    if config.get("launcher", "none") == "none" or torch.cuda.is_available():
+
+    def __init__(
+        self, module: torch.nn.Module, *, device_ids: Any = None, precision: str | None = None, **kwargs: Any
+    ) -> None:
+        device = next(module.parameters()).device
+        if precision is not None and choose_precision(device, request=precision).channels_last:
+            to_channels_last(module)
+        super().__init__(module, device_ids=None if device.type == "cpu" else device_ids, **kwargs)
+
+
+def prepare_processes(config: Config) -> None:
+    """Choose our wrapper if the config asks for several processes; without a GPU, join them over gloo.
+
+    Call it before the Runner is built. The launcher's environment (RANK, WORLD_SIZE, MASTER_ADDR, ...) must be set. A
+    wrapper that the config itself names stays.
+    """
+    if config.get("launcher", "none") == "none":
         return
-    if not is_distributed():
+    if not torch.cuda.is_available() and not is_distributed():
         distributed.init_process_group("gloo")
-    config.model_wrapper_cfg = {
-        "type": CPUDistributedDataParallel.__name__,
-        "broadcast_buffers": False,
-        "find_unused_parameters": config.get("find_unused_parameters", False),
-    }
+    if config.get("model_wrapper_cfg") is None:
+        config.model_wrapper_cfg = {
+            "type": FlexibleDistributedDataParallel.__name__,
+            "precision": _precision(config),
+            "broadcast_buffers": False,
+            "find_unused_parameters": config.get("find_unused_parameters", False),
+        }
+
+
+def _precision(config: Config) -> str | None:
+    wrapper = config.get("optim_wrapper") or {}
+    return wrapper.get("precision", "auto") if wrapper.get("type") == f"{SCOPE}.AmpOptimWrapper" else None
 
 
 def leave_processes() -> None:

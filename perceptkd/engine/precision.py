@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -87,10 +88,19 @@ def to_channels_last(model: nn.Module) -> int:
 
     Only these: sparse convolutions keep 4D weights in a layout of their own.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, CONVOLUTIONS)]
+    layers = _convolutions(model)
     for layer in layers:
         layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
     return len(layers)
+
+
+def is_channels_last(model: nn.Module) -> bool:
+    """Whether :func:`to_channels_last` would change nothing."""
+    return all(layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in _convolutions(model))
+
+
+def _convolutions(model: nn.Module) -> list[Any]:
+    return [layer for layer in model.modules() if isinstance(layer, CONVOLUTIONS)]
 
 
 _chosen: dict[str, str] = {}

@@ -1,16 +1,18 @@
 """bf16 on the CPU: what is computed in it, what stays fp32, and who decides."""
 
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import OPTIM_WRAPPERS, DefaultScope
+from mmengine.registry import MODEL_WRAPPERS, OPTIM_WRAPPERS, DefaultScope
 from torch import nn
 
 from perceptkd.core.errors import InputError
 from perceptkd.engine import backends, precision
+from perceptkd.engine.distributed import leave_processes
 from perceptkd.engine.precision import choose_precision, to_channels_last
 from perceptkd.registry import MODELS
 
@@ -54,6 +56,39 @@ def test_forward_is_bf16_and_everything_kept_is_fp32(cpu_computes_bf16) -> None:
     assert model[0].weight.dtype is torch.float32
     assert all(state["momentum_buffer"].dtype is torch.float32 for state in wrapper.optimizer.state.values())
     assert not torch.equal(before, model[0].weight)
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    """A group of a single process, which DDP takes."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    leave_processes()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
+@pytest.mark.parametrize("unused", [False, True])
+@pytest.mark.parametrize("wrapper", ["FlexibleDistributedDataParallel", "MMDistributedDataParallel"])
+def test_gradients_behind_ddp_are_those_of_the_model(
+    cpu_computes_bf16, one_process: None, wrapper: str, unused: bool
+) -> None:
+    """Torch mixes them up if the layout changes behind its back; MMEngine's own wrapper leaves no chance to lay out."""
+    cpu_computes_bf16(True)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3))
+    inputs = torch.randn(4, 3, 9, 9)
+    model(inputs).square().mean().backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    ours = wrapper == "FlexibleDistributedDataParallel"
+    options = {"precision": "bf16", "device_ids": [0]} if ours else {}
+    wrapped = MODEL_WRAPPERS.build({"type": wrapper, "module": model, "find_unused_parameters": unused, **options})
+    build(model, precision="bf16").initialize_count_status(wrapped, 0, 2)
+    assert model[1].weight.is_contiguous(memory_format=torch.channels_last) is ours
+    assert backends()["memory_format"] == ("channels_last" if ours else "contiguous")
+    for _ in range(2):
+        model.zero_grad()
+        wrapped(inputs).square().mean().backward()
+        for parameter, gradient in zip(model.parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)
 
 
 def test_teachers_are_laid_out_as_the_student(cpu_computes_bf16, repository: Path) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from perceptkd.cli.arguments import UserError, run_command
 from perceptkd.cli.test import evaluate
 from perceptkd.engine.checkpoints import recorded_metrics
+from perceptkd.engine.distributed import prepare_processes
 
 
 def run(repository: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -51,6 +53,30 @@ def test_two_processes_distill_and_evaluate(distillation: str, repository: Path,
     printed = [line.split(": ") for line in result.stdout.splitlines() if line.startswith("coco/")]
     assert {name: float(value) for name, value in printed} == pytest.approx(alone)
     assert len(printed) == len(alone)  # by one of the two
+
+
+@pytest.mark.parametrize(
+    ("optim_wrapper", "precision"),
+    [
+        ({"type": "OptimWrapper"}, None),
+        ({"type": "perceptkd.AmpOptimWrapper"}, "auto"),
+        ({"type": "perceptkd.AmpOptimWrapper", "precision": "fp16"}, "fp16"),
+    ],
+)
+def test_the_wrapper_hears_what_precision_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, optim_wrapper: dict, precision: str | None
+) -> None:
+    monkeypatch.setattr("perceptkd.engine.distributed.is_distributed", lambda: True)
+    config = Config({"launcher": "pytorch", "optim_wrapper": optim_wrapper, "find_unused_parameters": True})
+    prepare_processes(config)
+    assert config.model_wrapper_cfg.precision == precision
+    assert config.model_wrapper_cfg.find_unused_parameters
+    config = Config({"launcher": "pytorch", "model_wrapper_cfg": {"type": "MMDistributedDataParallel"}})
+    prepare_processes(config)
+    assert config.model_wrapper_cfg == {"type": "MMDistributedDataParallel"}  # of one's own choice
+    config = Config({"launcher": "none"})
+    prepare_processes(config)
+    assert "model_wrapper_cfg" not in config
 
 
 @pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh", "slurm_train.sh"])
