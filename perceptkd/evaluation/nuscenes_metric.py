@@ -141,15 +141,13 @@ class NuScenesMetric(BaseMetric):
         if self.out_dir is not None:
             write_submission(self.out_dir, frames, inputs=self.inputs)
             write_text(Path(self.out_dir) / "metrics_summary.json", json.dumps(metrics.serialize(), indent=2))
-        if not present:
-            raise InputError(f"split {split} of {self.data_root} has no ground truth box: there is nothing to evaluate")
+        report = summarise(metrics, present)
         if len(present) < len(self.config.class_names):
             absent = sorted(set(self.config.class_names) - present)
             MMLogger.get_current_instance().warning(
                 f"split {split} has no ground truth box of {', '.join(absent)}: they count as AP 0 in mAP and NDS; "
                 "mAP_present and NDS_present leave them out"
             )
-        report = summarise(metrics, present)
         if self.near_config is not None:
             near = summarise(*score(truth, frames, self.near_config))
             report |= {f"near_{name}": value for name, value in near.items() if name.startswith(("mAP", "NDS"))}
@@ -197,7 +195,17 @@ class NuScenesMetric(BaseMetric):
 
 
 def summarise(metrics: DetectionMetrics, present: set[str]) -> dict[str, float]:
-    """The evaluator's figures under the names of the papers, with the scores over the classes that are ``present``."""
+    """The evaluator's figures under the names of the papers, with the scores over the classes that are ``present``.
+
+    Raises:
+        InputError: No class is.
+    """
+    if not present:
+        reach_m = max(metrics.cfg.class_range.values())
+        raise InputError(
+            f"the split has no ground truth box within {reach_m:g} m: there is nothing to evaluate; "
+            "evaluate a split that has some, or set a larger near_m if that is the limit"
+        )
     summary = metrics.serialize()
     by_class, errors = summary["mean_dist_aps"], summary["label_tp_errors"]
     report = {"mAP": summary["mean_ap"], "NDS": summary["nd_score"]}

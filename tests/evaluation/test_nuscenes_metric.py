@@ -255,3 +255,10 @@ def test_boxes_that_a_model_cannot_see_count_in_the_official_score_alone(tiny_wo
     assert metrics["nuscenes/near_mAP_present"] == pytest.approx(1.0)
     assert metrics["nuscenes/mAP_present"] < 0.9
     assert {"nuscenes/near_mAP", "nuscenes/near_NDS", "nuscenes/near_mAP_dist_0.5"} <= metrics.keys()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("evaluator", ["perceptkd", "devkit"])
+def test_a_range_without_ground_truth_is_an_error(tiny_world, evaluator):
+    with pytest.raises(ValueError, match=r"no ground truth box within 0\.5 m: .* set a larger near_m"):
+        evaluate(tiny_world, evaluator=evaluator, near_m=0.5)
