@@ -118,8 +118,9 @@ def boxes_to_global(
         max_boxes: How many the evaluator takes per frame; the lowest scores are left out.
 
     Raises:
-        InputError: A box or a score is NaN or infinite.
+        InputError: A box or a score is NaN or infinite, a class is none of nuScenes' ten, or a label none of theirs.
     """
+    _check_labels(labels, classes, token=info["token"])
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise InputError(f"sample {info['token']}: a predicted box or score is NaN or infinite; the model has diverged")
     transform = lidar_to_global(info)
@@ -141,6 +142,22 @@ def boxes_to_global(
         attribute=guess_attributes(label, np.linalg.norm(velocity, axis=1)),
         score=scores,
     )
+
+
+def _check_labels(labels: np.ndarray, classes: Sequence[str], *, token: str) -> None:
+    names = ", ".join(DETECTION_NAMES)
+    unknown = [name for name in classes if name not in DETECTION_NAMES]
+    if unknown:
+        raise InputError(
+            f"dataset_meta['classes'] has {', '.join(unknown)}, which nuScenes does not evaluate: set the metainfo of "
+            f"the data set to names of {names}"
+        )
+    wrong = labels[(labels < 0) | (labels >= len(classes))]
+    if len(wrong):
+        raise InputError(
+            f"sample {token}: a predicted label is {wrong[0]}, and dataset_meta['classes'] has {len(classes)} names "
+            f"({', '.join(classes)}): give the model and the data set the same ones, of {names}"
+        )
 
 
 def to_records(boxes: BoxTable, token: str) -> list[dict[str, Any]]:

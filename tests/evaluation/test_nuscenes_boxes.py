@@ -5,6 +5,7 @@ import pytest
 from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
 from pyquaternion import Quaternion
 
+from perceptkd.core.errors import InputError
 from perceptkd.evaluation.nuscenes_boxes import BoxTable, boxes_to_global, guess_attributes, to_records, yaw_to_global
 
 
@@ -76,6 +77,18 @@ def test_numbers_of_a_diverged_model_are_refused(info, value):
     for boxes, scores in ((np.full((1, 9), value), np.ones(1)), (np.ones((1, 9)), np.full(1, value))):
         with pytest.raises(ValueError, match="sample t: a predicted box or score is NaN or infinite"):
             convert(info, boxes, scores, np.zeros(1, int))
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_a_label_of_no_class_is_refused(info, label):
+    with pytest.raises(InputError, match=rf"sample t: a predicted label is {label}, .* has 2 names \(car, barrier\)"):
+        convert(info, np.ones((2, 9)), np.ones(2), np.array([0, label]))
+
+
+def test_a_class_that_is_not_evaluated_is_refused(info):
+    arguments = (np.ones((1, 9)), np.ones(1), np.zeros(1, int))
+    with pytest.raises(InputError, match=r"dataset_meta\['classes'\] has Car, .* of car, truck, .*, barrier"):
+        boxes_to_global(*arguments, info=info, classes=["Car"], max_range_m=LIMITS, max_boxes=500)
 
 
 def test_join_and_select(info):
