@@ -130,7 +130,7 @@ def boxes_to_global(
     order = np.argsort(-scores, kind="stable")
     kept = order[distance[order] < reach[order]][:max_boxes]
     boxes, centers, scores = boxes[kept].astype(np.float64), centers[kept], scores[kept].astype(np.float64)
-    velocity = (np.pad(boxes[:, 7:9], ((0, 0), (0, 1))) @ transform[:3, :3].T)[:, :2]
+    velocity = boxes[:, 7:9] @ transform[:2, :2].T
     label = np.array([DETECTION_NAMES.index(name) for name in classes], np.int64)[labels[kept]]
     return BoxTable(
         frame=np.zeros(len(kept), np.int64),

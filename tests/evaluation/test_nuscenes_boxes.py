@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
+from nuscenes.utils.data_classes import Box
 from pyquaternion import Quaternion
 
 from perceptkd.core.errors import InputError
@@ -39,6 +40,27 @@ def test_box_goes_to_the_global_frame(info):
     assert record["attribute_name"] == "vehicle.moving"
     assert record["detection_name"] == "car"
     assert record["detection_score"] == 0.5
+
+
+def test_equals_the_devkit_s_boxes_on_a_tilted_pose():
+    """The devkit turns and shifts a box by two quaternions, one pose after the other."""
+    rng = np.random.default_rng(0)
+    poses = [(Quaternion(rng.normal(size=4)).normalised, rng.uniform(-5, 5, 3)) for _ in range(2)]
+    lidar2ego, ego2global = (pose.transformation_matrix for pose, _ in poses)
+    lidar2ego[:3, 3], ego2global[:3, 3] = (shift for _, shift in poses)
+    info = {"token": "t", "ego2global": ego2global.tolist(), "lidar_points": {"lidar2ego": lidar2ego.tolist()}}
+    boxes = np.column_stack([rng.uniform(-9, 9, (20, 3)), rng.uniform(1, 5, (20, 3)), rng.uniform(-4, 4, (20, 3))])
+    found = convert(info, boxes, np.linspace(1, 0.1, 20), np.zeros(20, int))
+    for row, (x, y, z, length, width, height, yaw, *velocity) in enumerate(boxes):
+        rotation = Quaternion(axis=[0, 0, 1], radians=yaw)
+        box = Box([x, y, z], [width, length, height], rotation, velocity=(*velocity, 0.0))
+        for pose, shift in poses:
+            box.rotate(pose)
+            box.translate(shift)
+        np.testing.assert_allclose(found.translation[row], box.center)
+        np.testing.assert_allclose(found.size[row], box.wlh)
+        np.testing.assert_allclose(found.velocity[row], box.velocity[:2])
+        assert abs(np.dot(found.rotation[row], box.orientation.elements)) == pytest.approx(1.0)
 
 
 def test_labels_are_translated(info):
