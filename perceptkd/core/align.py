@@ -66,12 +66,16 @@ class PairAdapter(nn.Module):
         alias: Their name.
         layers: One module per level; none means that channels agree.
         side: Whose features go through them.
+        resize: Bring the student's maps to the size of the teacher's.
     """
 
-    def __init__(self, alias: str, layers: Sequence[nn.Module] = (), *, side: str = "student") -> None:
+    def __init__(
+        self, alias: str, layers: Sequence[nn.Module] = (), *, side: str = "student", resize: bool = True
+    ) -> None:
         super().__init__()
         self.alias = alias
         self.side = side
+        self.resize = resize
         self.layers = nn.ModuleList(layers)
 
     def forward(self, student: Tap, teacher: Tap) -> tuple[Tap, Tap]:
@@ -111,15 +115,27 @@ class PairAdapter(nn.Module):
                 f"{HOW.format(alias=self.alias)}"
             )
         size = other.shape[2:][::-1] if turned else other.shape[2:]
-        if mine.ndim == 4 and mine.shape[2:] != size:
+        if self.resize and mine.ndim == 4 and mine.shape[2:] != size:
             student = F.interpolate(mine, size=size, mode="bilinear", align_corners=False)
         return student, teacher
 
 
 def build_pair_adapter(
-    alias: str, config: AdapterConfig, student: Tap | None = None, teacher: Tap | None = None
+    alias: str,
+    config: AdapterConfig,
+    student: Tap | None = None,
+    teacher: Tap | None = None,
+    *,
+    resize: bool = True,
 ) -> PairAdapter:
     """Make the adapter of one alias, from the taps of a dry pass or from channels in the config.
+
+    Args:
+        alias: Its name.
+        config: What is asked for.
+        student: The student's tap of a dry pass.
+        teacher: The teacher's.
+        resize: See :class:`PairAdapter`.
 
     Raises:
         AlignError: Neither is there, and the type says that an adapter is wanted.
@@ -136,11 +152,11 @@ def build_pair_adapter(
     elif config.type in ("conv", "linear"):
         raise AlignError(f"The adapter of '{alias}' has no channels. {HOW.format(alias=alias)}")
     else:
-        return PairAdapter(alias)
+        return PairAdapter(alias, resize=resize)
     if config.type == "identity" or (config.type == "auto" and all(a == b for a, b in channels)):
-        return PairAdapter(alias)
+        return PairAdapter(alias, resize=resize)
     layers = [_build_layer(config, *sizes, dimension) for sizes, dimension in zip(channels, dimensions)]
-    return PairAdapter(alias, layers, side=config.side)
+    return PairAdapter(alias, layers, side=config.side, resize=resize)
 
 
 def pair_values(alias: str, student: Tap, teacher: Tap) -> list[tuple[Any, Any]] | None:

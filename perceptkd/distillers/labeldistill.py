@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
-from perceptkd.core.bev import batch_boxes, cell_offsets, head_maps, in_box_frame, tap_extent
+from perceptkd.core.bev import batch_boxes, cell_offsets, in_box_frame, tap_extent
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import canonical_pair
+from perceptkd.core.heads import pair_heads
 from perceptkd.core.tap import Extent, Tap, Taps
 from perceptkd.registry import DISTILLERS
 
@@ -197,6 +198,8 @@ class LabelDistill(Distiller):
         if not hasattr(model, "neck") or not hasattr(getattr(model, "bbox_head", None), "get_targets"):
             raise InputError("LabelDistill: the teacher must be a perceptkd.BEVDetector that runs, not a cached one")
         targets = model.bbox_head.get_targets([sample.gt_instances_3d for sample in step.data_samples])
+        if not hasattr(targets[0], "num_peaks"):
+            raise InputError("LabelDistill: the teacher's head must have CenterPoint's targets, as BEVCenterHead has")
         label_maps = self.encoder(self._draw(teacher["fine"], step))
         heatmap = torch.cat([target.heatmap for target in targets], dim=1).sum(dim=1, keepdim=True)
         terms = {"label": 0.0, "lidar": 0.0}
@@ -214,7 +217,8 @@ class LabelDistill(Distiller):
                 adapted = self.thirds[f"{term}_{level}"](third)
                 terms[term] += feature_loss(adapted, target, weight, total_weight=total_weight, eps=self.eps)
         encoder = sum(model.bbox_head.loss(model.neck(label_maps), step.data_samples).values())
-        return {"encoder": encoder, **terms, **self._response(student["response"], teacher["response"], targets)}
+        response = self._response(student["response"], teacher["response"], targets, (step.student_model, model))
+        return {"encoder": encoder, **terms, **response}
 
     def _draw(self, tap: Tap, step: Step) -> Tensor:
         """All nine values and the class of annotated boxes on the grid of a tap of the teacher [B, H, W, 9 + K]."""
@@ -223,24 +227,28 @@ class LabelDistill(Distiller):
         values = [torch.cat((each.bboxes_3d.gravity_center, each.bboxes_3d.tensor[:, 3:]), dim=1) for each in truth]
         values, classes = torch.cat(values).to(boxes), torch.cat([each.labels_3d for each in truth]).to(boxes.device)
         known = classes >= 0
+        if values.shape[1] != BOX_VALUES:
+            raise InputError(
+                f"LabelDistill: annotated boxes have {values.shape[1]} values; it needs {BOX_VALUES}, with velocities"
+            )
         labels = torch.cat((values[known], F.one_hot(classes[known], self.num_classes)), dim=1)
         shape = (len(truth), *tap.value.shape[2:])
         grid: dict[str, Any] = {"shape": shape, "extent": tap_extent(tap), "fill": self.fill}
         return draw_labels(boxes[known], labels, sample_index[known], **grid)
 
-    def _response(self, student: Tap, teacher: Tap, targets: Sequence[Any]) -> dict[str, Tensor]:
+    def _response(
+        self, student: Tap, teacher: Tap, targets: Sequence[Any], models: tuple[nn.Module | None, nn.Module]
+    ) -> dict[str, Tensor]:
         """The class term over the map, the regression term at the annotated centres."""
-        heads = [head_maps(tap) for tap in (student, teacher)]
-        names = ["heatmap", *(name for name in REGRESSION_KEYS if name in heads[1])]
-        shapes = [[[task.shape for task in head.get(name, [])] for name in names] for head in heads]
-        if shapes[0] != shapes[1]:
-            raise InputError(f"LabelDistill: {names} must have equal tasks, classes and grids on both sides: {shapes}")
+        *heads, regression = pair_heads(
+            student, teacher, method="LabelDistill", heatmap_key="heatmap", reg_keys=REGRESSION_KEYS, models=models
+        )
         terms = {"response_cls": 0.0, "response_reg": 0.0}
         for task, target in enumerate(targets):
             maps = [head["heatmap"][task] for head in heads]
             num_peaks = target.num_peaks.clamp(min=1 / get_world_size())
             terms["response_cls"] += soft_focal_loss(*maps, target.heatmap, num_peaks=num_peaks)
-            dense = [torch.cat([head[name][task] for name in names[1:]], dim=1) for head in heads]
+            dense = [torch.cat([head[name][task] for name in regression], dim=1) for head in heads]
             at_centres = [side[target.sample, :, target.row, target.column] for side in dense]
             terms["response_reg"] += box_loss(*at_centres, num_boxes=target.num_boxes, eps=self.eps)
         return terms

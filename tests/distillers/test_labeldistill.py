@@ -332,11 +332,16 @@ class TestMethod:
             term: pytest.approx(value.item(), rel=1e-5) for term, value in expected.items()
         }
 
-    def test_what_it_cannot_use_is_named(self, sides: tuple, labelled: Make) -> None:
+    def test_what_it_cannot_use_is_named(self, sides: tuple, labelled: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         student, teacher = sides
         step = labelled()
         with pytest.raises(ValueError, match=r"BEVDetector that runs, not a cached one"):
             LabelDistill(**OPTIONS).loss(taps_of(*student), taps_of(*teacher), Step(data_samples=step.data_samples))
+        other = step.teacher_models["teacher"]
+        with monkeypatch.context() as patch:
+            patch.setattr(other.bbox_head, "get_targets", lambda truth: [object()])
+            with pytest.raises(ValueError, match="head must have CenterPoint's targets"):
+                LabelDistill(**OPTIONS).loss(taps_of(*student), taps_of(*teacher), step)
         for wrong in ({"student_channels": (9, 7)}, {"teacher_channels": (5, 8)}):
             with pytest.raises(ValueError, match=r"is \(.*look at student_channels and teacher_channels"):
                 LabelDistill(**{**OPTIONS, **wrong}).loss(taps_of(*student), taps_of(*teacher), step)

@@ -1,0 +1,92 @@
+"""Outputs of dense heads: as maps by name, and which of two heads may be compared.
+
+Shapes: B samples, C channels, H rows (y), W columns (x).
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from perceptkd.core.bev import tap_extent
+from perceptkd.core.errors import InputError
+from perceptkd.core.geometry import GeometryError, canonical_bev, same_extent
+from perceptkd.core.tap import Tap
+
+
+class HeadPair(NamedTuple):
+    """Outputs of two heads that speak of the same cells and classes."""
+
+    student: dict[str, list[Tensor]]  # name -> one map [B, C, H, W] per task
+    teacher: dict[str, list[Tensor]]
+    regression: list[str]  # the names of the regression outputs that both have
+
+
+def head_maps(tap: Tap) -> dict[str, list[Tensor]]:
+    """The nested output of a dense head as {name: one canonical map [B, C, H, W] per task}."""
+    maps: dict[str, list[Tensor]] = defaultdict(list)
+    pending = [canonical_bev(tap)]
+    while pending:
+        output = pending.pop(0)
+        if isinstance(output, list | tuple):
+            pending = [*output, *pending]
+            continue
+        if not isinstance(output, Mapping):
+            raise InputError(
+                f"The tap '{tap.spec}' of the {tap.model} gives a {type(output).__name__} without a name. Heads are "
+                "compared as dicts of maps, as centre heads return them: tap such a head in student_taps and "
+                "teacher_taps"
+            )
+        for name, head_map in output.items():
+            maps[name].append(head_map)
+    return dict(maps)
+
+
+def pair_heads(
+    student: Tap,
+    teacher: Tap,
+    *,
+    method: str,
+    heatmap_key: str,
+    reg_keys: Sequence[str],
+    models: tuple[nn.Module | None, nn.Module | None] = (None, None),
+) -> HeadPair:
+    """Takes the outputs of both heads, and checks that cell by cell and channel by channel they mean the same.
+
+    Args:
+        student: Tap of the student's head.
+        teacher: Tap of the teacher's.
+        method: Who asks, for messages.
+        heatmap_key: Name of the class logits.
+        reg_keys: Names of the regression outputs to compare, of which those count that both have.
+        models: Student and teacher; where both have a ``bbox_head`` with ``class_names``, these have to be equal.
+
+    Raises:
+        InputError: An output is missing, or tasks, classes, channels or grids differ.
+        GeometryError: The maps cover different places.
+    """
+    pair = head_maps(student), head_maps(teacher)
+    if not all(heatmap_key in head for head in pair):
+        has = f"the student's has {sorted(pair[0])}, the teacher's {sorted(pair[1])}"
+        raise InputError(f"{method}: both heads need '{heatmap_key}' (heatmap_key=), but {has}")
+    shared = [key for key in reg_keys if all(key in head for head in pair)]
+    if reg_keys and not shared:
+        raise InputError(f"{method}: the heads share none of {reg_keys}; reg_keys=() leaves response_reg out")
+    for key in (heatmap_key, *shared):
+        shapes = [[tuple(task.shape) for task in head[key]] for head in pair]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"{method}: '{key}' is {shapes[0]} in the student, {shapes[1]} in the teacher; response terms need "
+                "equal tasks, classes and grids. Weights of 0 for them leave the heads out"
+            )
+    classes = [getattr(getattr(model, "bbox_head", None), "class_names", None) for model in models]
+    if None not in classes and classes[0] != classes[1]:
+        raise InputError(
+            f"{method}: the heads have other classes or another order: {classes[0]} (student), {classes[1]} (teacher)"
+        )
+    if not same_extent(tap_extent(student), tap_extent(teacher)):
+        raise GeometryError(
+            f"{method}: the heads cover {tap_extent(student)} m (student), {tap_extent(teacher)} m (teacher)"
+        )
+    return HeadPair(*pair, shared)
