@@ -14,6 +14,7 @@ from mmengine.dist import get_world_size
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
 from perceptkd.models.bev.center_head import PROBABILITY_MARGIN, REGRESSION_KEYS, BEVCenterHead, TaskMaps
 from perceptkd.models.bev.nearest_targets import NearestTargets, build_nearest_targets
@@ -90,7 +91,7 @@ class IoUCenterHead(BEVCenterHead):
                 terms = {"heatmap": heatmap, "bbox": box, "iou_prediction": iou_prediction}
                 for name, value, factor, extra in zip(terms, terms.values(), scale, regulariser):
                     losses[f"task{index}.loss_{name}"] = factor * value + extra
-                is_near = (box.detach() < 1).to(overlap.dtype)
+                is_near = (all_reduce_mean(box.detach()) < 1).to(overlap.dtype)
                 losses[f"task{index}.loss_iou"] = self.iou_weight * is_near * overlap
         return losses
 

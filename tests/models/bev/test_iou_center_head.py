@@ -14,6 +14,7 @@ from mmdet3d.structures import LiDARInstance3DBoxes
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
+from perceptkd.models.bev import iou_center_head
 from perceptkd.models.bev.iou_center_head import IoUCenterHead, aligned_iou3d, hard_focal_loss, nearest_bev_iou
 from perceptkd.models.bev.nearest_targets import build_nearest_targets
 
@@ -167,7 +168,7 @@ class TestLosses:
             assert after[f"task{index}.loss_bbox"].item() == pytest.approx(expected.item(), rel=1e-5)
             assert after[f"task{index}.loss_heatmap"] == before[f"task{index}.loss_heatmap"]
 
-    def test_iou_loss_waits_for_the_regression(self) -> None:
+    def test_iou_loss_waits_for_the_regression(self, monkeypatch: pytest.MonkeyPatch) -> None:
         head = make_head()
         boxes, labels = random_truth(np.random.default_rng(0), 4)
         truth = [instances(boxes, torch.zeros_like(labels))]
@@ -181,6 +182,9 @@ class TestLosses:
             exact[key][0, :, target.row, target.column] = target.boxes[:, start:stop].nan_to_num().t() + 0.02
             start = stop
         assert head.loss_by_feat(([exact], *maps[1:]), truth)["task0.loss_iou"] > 0
+        # on several ranks the mean of their regression losses decides, as that of the joint batch would
+        monkeypatch.setattr(iou_center_head, "all_reduce_mean", lambda value: value + 3)
+        assert head.loss_by_feat(([exact], *maps[1:]), truth)["task0.loss_iou"] == 0
 
     def test_all_parameters_train_and_nothing_is_overwritten(self) -> None:
         head = make_head()
