@@ -13,7 +13,6 @@ from mmengine.logging import MMLogger
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetrics
-from nuscenes.nuscenes import NuScenes
 
 from perceptkd.core.errors import InputError
 from perceptkd.datasets.nuscenes_infos import DEFAULT_SPLITS, load_tables
@@ -29,15 +28,14 @@ ERROR_NAMES = {"trans_err": "mATE", "scale_err": "mASE", "orient_err": "mAOE", "
 
 
 @lru_cache(maxsize=2)
-def _cached_truth(dataroot: str, version: str, split: str, _modified: float) -> tuple[NuScenes, GroundTruth]:
-    tables = load_tables(dataroot, version)
-    return tables, load_ground_truth(tables, split)
+def _cached_truth(dataroot: str, version: str, split: str, _modified: tuple[tuple[str, int], ...]) -> GroundTruth:
+    return load_ground_truth(load_tables(dataroot, version), split)
 
 
-def cached_truth(dataroot: str, version: str, split: str) -> tuple[NuScenes, GroundTruth]:
-    """Tables and annotations, kept for the next evaluation until they change on disk (trainval takes minutes)."""
-    table = Path(dataroot) / version / "sample_annotation.json"
-    return _cached_truth(dataroot, version, split, table.stat().st_mtime if table.is_file() else 0.0)
+def cached_truth(dataroot: str, version: str, split: str) -> GroundTruth:
+    """The annotations, kept for the next evaluation until a table or splits.json changes (trainval takes minutes)."""
+    files = sorted((Path(dataroot) / version).glob("*.json"))
+    return _cached_truth(dataroot, version, split, tuple((file.name, file.stat().st_mtime_ns) for file in files))
 
 
 @METRICS.register_module()
@@ -130,13 +128,15 @@ class NuScenesMetric(BaseMetric):
             return {}
         version = infos["metainfo"]["version"]
         split = self.split or infos["metainfo"].get("split") or DEFAULT_SPLITS[version][-1]
-        tables, truth = cached_truth(self.data_root, version, split)
+        truth = cached_truth(self.data_root, version, split)
         if frames.keys() != set(truth.tokens):
             raise InputError(
                 f"{self.ann_file} has {len(frames)} frames and split {split} of {self.data_root} {len(truth.tokens)}, "
                 "or others: evaluation needs the whole split; make the info file again with tools/create_data.py"
             )
-        score = self._score if self.evaluator == "perceptkd" else partial(run_devkit, tables, split)
+        score = self._score
+        if self.evaluator == "devkit":
+            score = partial(run_devkit, load_tables(self.data_root, version), split)
         metrics, present = score(truth, frames, self.config)
         if self.out_dir is not None:
             write_submission(self.out_dir, frames, inputs=self.inputs)

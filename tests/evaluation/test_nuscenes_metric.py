@@ -1,8 +1,12 @@
 """The metric on predictions whose score is known."""
 
 import copy
+import gc
 import json
+import os
 import pickle
+import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,7 @@ from mmengine.structures import InstanceData
 from nuscenes.eval.common.loaders import load_prediction
 from nuscenes.eval.detection.data_classes import DetectionBox
 
-from perceptkd.datasets.nuscenes_infos import CLASSES, create_nuscenes_infos, info_path
+from perceptkd.datasets.nuscenes_infos import CLASSES, create_nuscenes_infos, info_path, load_tables
 from perceptkd.evaluation import nuscenes_metric
 from perceptkd.evaluation.nuscenes_metric import NuScenesMetric
 from perceptkd.registry import METRICS
@@ -125,20 +129,24 @@ def test_absent_classes_are_told_apart(tiny_world):
     assert metrics["nuscenes/NDS"] < metrics["nuscenes/NDS_present"]
 
 
-def test_custom_split(tiny_world, tmp_path):
-    """Splits of a splits.json are evaluated as such, by the name in the info file."""
+@pytest.fixture
+def custom_world(tiny_world: Path, tmp_path: Path) -> Path:
+    """The tiny world with the splits 'tune' and 'report' of a splits.json."""
     root = tmp_path / "nuscenes"
     root.mkdir()
     for name in ("samples", "sweeps", "maps"):
         (root / name).symlink_to(tiny_world / name)
-    (root / "v1.0-mini").mkdir()
-    for table in (tiny_world / "v1.0-mini").glob("*.json"):
-        (root / "v1.0-mini" / table.name).symlink_to(table)
+    shutil.copytree(tiny_world / "v1.0-mini", root / "v1.0-mini")
     (root / "v1.0-mini" / "splits.json").write_text(json.dumps({"tune": ["scene-0061"], "report": ["scene-0103"]}))
     assert set(create_nuscenes_infos(root, "v1.0-mini")) == {"tune", "report"}
-    report = evaluate(root, ann_file=info_path(root, "report").name)
+    return root
+
+
+def test_custom_split(custom_world, tiny_world):
+    """Splits of a splits.json are evaluated as such, by the name in the info file."""
+    report = evaluate(custom_world, ann_file=info_path(custom_world, "report").name)
     assert report == evaluate(tiny_world)
-    assert evaluate(root, ann_file=info_path(root, "tune").name) != report
+    assert evaluate(custom_world, ann_file=info_path(custom_world, "tune").name) != report
 
 
 def test_results_and_summary_are_kept(tiny_world, tmp_path):
@@ -161,14 +169,38 @@ def test_format_only_writes_and_does_not_evaluate(tiny_world, tmp_path):
         NuScenesMetric(str(tiny_world), INFO_FILE, format_only=True)
 
 
-def test_tables_are_loaded_once(tiny_world, monkeypatch):
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref]:
+    """The tables that are loaded from now on, and no truth in the cache."""
     nuscenes_metric._cached_truth.cache_clear()
-    loads = []
-    load = nuscenes_metric.load_tables
-    monkeypatch.setattr(nuscenes_metric, "load_tables", lambda *args: loads.append(args) or load(*args))
+    loaded = []
+
+    def load(*arguments):
+        tables = load_tables(*arguments)
+        loaded.append(weakref.ref(tables))
+        return tables
+
+    monkeypatch.setattr(nuscenes_metric, "load_tables", load)
+    return loaded
+
+
+def test_tables_are_loaded_once_and_not_kept(tiny_world, loads):
     evaluate(tiny_world)
     evaluate(tiny_world)
-    assert len(loads) == 1
+    gc.collect()
+    assert [tables() for tables in loads] == [None]
+    evaluate(tiny_world, evaluator="devkit", near_m=15.0)
+    gc.collect()
+    assert [tables() for tables in loads] == [None, None]
+
+
+@pytest.mark.parametrize("name", ["sample_annotation.json", "ego_pose.json", "splits.json"])
+def test_what_changed_on_disk_is_read_again(custom_world, loads, name):
+    nuscenes_metric.cached_truth(str(custom_world), "v1.0-mini", "report")
+    path = custom_world / "v1.0-mini" / name
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    nuscenes_metric.cached_truth(str(custom_world), "v1.0-mini", "report")
+    assert len(loads) == 2
 
 
 def test_partial_predictions_are_an_error(tiny_world):
