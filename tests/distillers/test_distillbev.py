@@ -28,7 +28,6 @@ EXTENT = (-12.0, -8.0, 12.0, 8.0)  # 16 x 24 cells of 1 m, 8 x 12 at the deep le
 CAR, TRUCK = (-5.6, 3.2, 4.6, 2.0, 0.5), (6.3, -2.4, 8.0, 3.0, 1.0)
 TERMS = {"foreground", "false_positive", "background", "attention"}
 SHAPES = {"shallow": (2, 16, 24), "deep": (3, 8, 12), "neck": (4, 16, 24)}
-MODULE = "perceptkd.distillers.distillbev"
 
 
 def random_levels(batch_size: int, *, seed: int) -> dict[str, Tensor]:
@@ -279,26 +278,6 @@ def test_layouts_may_differ(make_step: Make) -> None:
     assert {term: value.item() for term, value in found.items()} == pytest.approx(
         {term: value.item() for term, value in expected.items()}, rel=1e-5
     )
-
-
-def test_two_ranks_equal_one_process(make_step: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks with 1 and 2 samples: their gradients, averaged as DDP does, are those of the joint batch."""
-    samples = [[CAR], [TRUCK], []]
-    student, teacher, logits = random_levels(3, seed=1), random_levels(3, seed=2), random_logits(3)
-    method = DistillBEV()
-
-    def gradients(chosen: list[int]) -> dict[str, Tensor]:
-        scale = torch.ones((), requires_grad=True)
-        mine = taps({alias: level[chosen] * scale for alias, level in student.items()})
-        theirs = taps({alias: level[chosen] for alias, level in teacher.items()}, logits[chosen])
-        terms = method.loss(mine, theirs, make_step([samples[i] for i in chosen]))
-        return {term: torch.autograd.grad(value, scale, retain_graph=True)[0] for term, value in terms.items()}
-
-    joint = gradients([0, 1, 2])
-    monkeypatch.setattr(f"{MODULE}.all_reduce_mean", lambda value: torch.tensor(1.5))
-    ranks = [gradients([0]), gradients([1, 2])]
-    for term, expected in joint.items():
-        assert sum(rank[term] for rank in ranks).item() / 2 == pytest.approx(expected.item(), rel=1e-5), term
 
 
 @pytest.mark.parametrize(

@@ -271,17 +271,6 @@ class TestMethod:
             term: pytest.approx(value.item()) for term, value in expected.items()
         }
 
-    def test_two_ranks_equal_one_process(self, maps: tuple, make_step: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-        method = TiGBEV(inner_depth=False)
-        joint = method.loss(bev_taps(maps[0]), bev_taps(maps[1]), make_step(BOXES))
-        monkeypatch.setattr("perceptkd.distillers.tigbev.all_reduce_mean", lambda _count: torch.tensor(1.5))
-        ranks = [
-            method.loss(bev_taps(maps[0][i : i + 1]), bev_taps(maps[1][i : i + 1]), make_step(BOXES[i : i + 1]))
-            for i in range(2)
-        ]
-        for term, value in joint.items():
-            assert (ranks[0][term] + ranks[1][term]).item() / 2 == pytest.approx(value.item(), rel=1e-5)
-
     def test_pixels_are_averaged_over_ranks(
         self, maps: tuple, camera_step: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
