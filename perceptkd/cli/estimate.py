@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
-from torch import nn
+from torch import Tensor, nn
 
 from perceptkd.cli.arguments import (
     UserError,
@@ -25,6 +25,7 @@ from perceptkd.cli.train import read_config
 from perceptkd.core.cache import flatten
 from perceptkd.core.dry_run import build_dry_batch
 from perceptkd.core.tap import Tap
+from perceptkd.core.teacher import EMATeacher, FrozenTeacher
 from perceptkd.engine.footprint import OPTIMIZER_STATES, Footprint, measure, state_bytes
 from perceptkd.engine.student import is_distillation
 from perceptkd.registry import DATASETS, MODELS
@@ -56,6 +57,32 @@ class Line:
         return self.fixed + batch_size * self.per_sample
 
 
+class StoredTaps:
+    """A cached teacher without its store: what the model gave for the batches is copied, as a store would be read.
+
+    Args:
+        teacher: Who gives it.
+        batches: Raw batches of different sizes.
+    """
+
+    model = None
+
+    def __init__(self, teacher: FrozenTeacher, batches: Sequence[Any]) -> None:
+        self.specs = teacher.specs
+        self._taps = {len(batch["data_samples"]): _copied(teacher.collect(batch)) for batch in batches}
+
+    def collect(self, batch: Any) -> dict[str, Tap]:
+        """What was stored for a batch of this size."""
+        return _copied(self._taps[len(batch["data_samples"])])
+
+    def clear(self) -> None:
+        """Nothing is kept."""
+
+
+def _copied(taps: Mapping[str, Tap]) -> dict[str, Tap]:
+    return {alias: tap.map(Tensor.clone) for alias, tap in taps.items()}
+
+
 def estimate(config: Config, *, autocast: bool = False) -> tuple[list[Line], dict[str, int]]:
     """Runs the student's training step, and with distillation its teachers and the joint step, on two samples.
 
@@ -74,34 +101,43 @@ def estimate(config: Config, *, autocast: bool = False) -> tuple[list[Line], dic
     model: Any = MODELS.build(_with_random_teachers(config.model))
     precision = torch.autocast("cpu", dtype=torch.bfloat16) if autocast else nullcontext()
 
-    def runs(owner: nn.Module, function: Callable[[Any], Any]) -> list[Footprint]:
+    def line(name: str, owner: nn.Module, function: Callable[[Any], Any], optimizer: str | None = None) -> Line:
         with precision:
-            return [measure(lambda batch=batch: function(batch), model=owner) for batch in batches]
-
-    def step(trained: Any) -> Callable[[Any], None]:
-        def run(batch: Any) -> None:
-            trained.zero_grad(set_to_none=True)
-            total, _ = trained.parse_losses(trained._run_forward(trained.data_preprocessor(batch, True), mode="loss"))
-            total.backward()
-
-        return run
+            runs = [measure(lambda batch=batch: function(batch), model=owner) for batch in batches]
+        return Line(name, owner, runs, optimizer=optimizer)
 
     model.train()
     if not is_distillation(config):
-        return [Line("training step", model, runs(model, step(model)), optimizer=optimizer)], {}
-    lines = [
-        Line("student's training step", model.student, runs(model.student, step(model.student)), optimizer=optimizer)
-    ]
+        return [line("training step", model, _step(model), optimizer)], {}
+    lines = [line("student's training step", model.student, _step(model.student), optimizer)]
     cached = {}
-    for name, teacher in model.distillers.teachers.items():
+    teachers = model.distillers.teachers
+    for name, teacher in teachers.items():
         for batch in batches:
             teacher.collect(batch)  # the first forward of a batch size is a whole one, later ones stop at the last tap
-        lines.append(Line(f"teacher '{name}'", teacher.model, runs(teacher.model, teacher.collect), optimizer=None))
-        cached[name] = cached_values(teacher.collect(batches[0])) * CACHED_BYTES
+        is_cached = config.model.teachers[name].get("role") == "cached"
+        row = f"teacher '{name}'" + (" (cached)" if is_cached else "")
+        lines.append(line(row, teacher.model, teacher.collect))
+        if not isinstance(teacher, EMATeacher):  # which gives something else at every step
+            cached[name] = cached_values(teacher.collect(batches[0])) * CACHED_BYTES
+        if is_cached:
+            teachers[name] = StoredTaps(teacher, batches)
         teacher.clear()
-    together = nn.ModuleList([model, *(teacher.model for teacher in model.distillers.teachers.values())])
-    lines.append(Line("distillation step", together, runs(together, step(model)), optimizer=optimizer))
+    running = [teacher.model for teacher in teachers.values() if teacher.model is not None]
+    together = nn.ModuleList([model, *running])
+    lines.append(line("distillation step", together, _step(model), optimizer))
     return lines, cached
+
+
+def _step(trained: Any) -> Callable[[Any], None]:
+    """A training step of a model without the optimiser, on a raw batch."""
+
+    def run(batch: Any) -> None:
+        trained.zero_grad(set_to_none=True)
+        total, _ = trained.parse_losses(trained._run_forward(trained.data_preprocessor(batch, True), mode="loss"))
+        total.backward()
+
+    return run
 
 
 @contextmanager
@@ -138,11 +174,11 @@ def cached_values(taps: Mapping[str, Tap]) -> int:
 
 
 def _with_random_teachers(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's config with teachers that need no checkpoint: what they cost does not depend on their weights."""
+    """The model's config with teachers that need no checkpoint and no cache: neither changes what they cost."""
+    random = {"checkpoint": None, "allow_random": True, "compile": False}
     teachers = {
-        name: {**options, "checkpoint": None, "allow_random": True, "compile": False}
+        name: {**options, **random, **({"role": "frozen"} if options.get("role") == "cached" else {})}
         for name, options in model.get("teachers", {}).items()
-        if options.get("role", "frozen") == "frozen"
     }
     return {**model, "teachers": teachers} if teachers else dict(model)
 
@@ -161,7 +197,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         Estimate what a training needs, from its config and two samples of its data: parameters, operations and memory
         of the student's step, of each teacher and of both together, and the size of a teacher cache. It runs on CPU.
         Memory is that of tensors: weights, optimiser, activations, gradients. A CUDA context, cuDNN's workspaces and
-        the allocator's reserve come on top (1 to 2 GiB).
+        the allocator's reserve come on top (1 to 2 GiB). The row of a cached teacher is what writing its cache takes;
+        the distillation step only reads it.
         """,
         examples="""
         python tools/analysis_tools/estimate.py configs/unidistill/unidistill_lidar2camera_sim.py

@@ -38,6 +38,42 @@ def test_cache_is_that_of_the_taps(lines_and_cache: tuple) -> None:
     assert lines_and_cache[1] == {"big": 8 * 8 * 8 * 2}
 
 
+def estimate_with(folder: Path, options: dict) -> tuple[dict[str, Line], dict[str, int]]:
+    """The rows by name, and the caches."""
+    config = read_config(str(folder / "distill.py"), options=options)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        lines, cached = estimate(config)
+    return {line.name: line for line in lines}, cached
+
+
+def test_a_running_mean_stands_beside_a_frozen_teacher_and_has_no_cache(tiny_folder: Path) -> None:
+    mimics = [{"type": "TinyMimic", "name": name, "teacher": name} for name in ("big", "mean")]
+    rows, cached = estimate_with(
+        tiny_folder, {"model.teachers.mean": {"role": "ema", "compile": True}, "model.distillers": mimics}
+    )
+    assert list(rows) == ["student's training step", "teacher 'big'", "teacher 'mean'", "distillation step"]
+    student = rows["student's training step"].parameters
+    assert rows["teacher 'mean'"].parameters == student
+    assert rows["distillation step"].parameters == 3 * student
+    assert list(cached) == ["big"]
+
+
+def test_a_cached_teacher_is_read_in_the_step(tiny_folder: Path) -> None:
+    rows, cached = estimate_with(
+        tiny_folder, {"model.teachers.big.role": "cached", "model.teachers.big.cache": "not/written/yet"}
+    )
+    student, teacher, together = (
+        rows["student's training step"],
+        rows["teacher 'big' (cached)"],
+        rows["distillation step"],
+    )
+    assert teacher.flops > 0.1 * student.flops
+    assert together.flops == pytest.approx(student.flops, rel=0.01)
+    assert together.parameters == student.parameters
+    assert together.memory(8) > student.memory(8)
+    assert cached == {"big": 8 * 8 * 8 * 2}
+
+
 def test_line_extrapolates_two_runs() -> None:
     line = Line("a", nn.Linear(9, 1, bias=False), [Footprint(10, 100), Footprint(17, 160)], optimizer="AdamW")
     assert line.flops == 7
