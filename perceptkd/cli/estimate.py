@@ -169,8 +169,9 @@ def report(
 
 
 def cached_values(taps: Mapping[str, Tap]) -> int:
-    """Numbers in all outputs that a cache stores."""
-    return sum(leaf.numel() for tap in taps.values() for leaf in flatten(tap.value)[1])
+    """Numbers in all outputs that a cache stores: each tapped place once, under however many aliases."""
+    places = {str(tap.spec): tap for tap in taps.values()}
+    return sum(leaf.numel() for tap in places.values() for leaf in flatten(tap.value)[1])
 
 
 def _with_random_teachers(model: Mapping[str, Any]) -> dict[str, Any]:

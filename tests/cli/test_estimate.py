@@ -46,6 +46,12 @@ def estimate_with(folder: Path, options: dict) -> tuple[dict[str, Line], dict[st
     return {line.name: line for line in lines}, cached
 
 
+def test_a_place_that_two_distillers_tap_is_cached_once(tiny_folder: Path) -> None:
+    mimics = [{"type": "TinyMimic", "name": name, "teacher": "big"} for name in ("one", "two")]
+    _, cached = estimate_with(tiny_folder, {"model.distillers": mimics})
+    assert cached == {"big": 8 * 8 * 8 * 2}
+
+
 def test_a_running_mean_stands_beside_a_frozen_teacher_and_has_no_cache(tiny_folder: Path) -> None:
     mimics = [{"type": "TinyMimic", "name": name, "teacher": name} for name in ("big", "mean")]
     rows, cached = estimate_with(
