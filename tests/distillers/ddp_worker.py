@@ -1,4 +1,4 @@
-"""One of the two processes of test_distributed.py: every method on this rank's sample, and on both samples alone.
+"""One of the two processes of test_distributed.py: every method on this rank's samples, and on all of them alone.
 
 Usage: ddp_worker.py RANK RENDEZVOUS_FILE OUTPUT
 """
@@ -23,18 +23,19 @@ from perceptkd.engine.distributed import leave_processes
 from perceptkd.models.bev.geometry import build_frustum
 from perceptkd.registry import DISTILLERS
 
-RANKS = 2
+#: Samples of each rank; as many on both would hide what is averaged over samples.
+RANKS = ([0], [1, 2])
 EXTENT = (-8.0, -8.0, 8.0, 8.0)  # 16 x 16 cells of 1 m
 IMAGE = (64, 128)
-#: Boxes of the two samples. There are many, since methods add an eps of up to 1e-4 to their counts.
-CASES = {"unequal": (11, 30), "one rank without boxes": (0, 30)}
+#: Boxes of the samples. There are many, since methods add an eps of up to 1e-4 to their counts.
+CASES = {"unequal": (11, 30, 9), "one rank without boxes": (0, 30, 9)}
 OPTIONS = {
     "LabelDistill": {"student_channels": (5, 6), "teacher_channels": (5, 6), "num_classes": 3, "hidden_channels": 8}
 }
 
 
 class Scene:
-    """Two samples: boxes, points, cameras, and raw maps of student and teacher."""
+    """The samples: boxes, points, cameras, and raw maps of student and teacher."""
 
     def __init__(self, boxes: Sequence[int]) -> None:
         torch.manual_seed(0)
@@ -103,7 +104,7 @@ def run_all(chosen: list[int]) -> dict[str, dict[str, dict[str, tuple[Tensor, Te
 if __name__ == "__main__":
     rank = int(sys.argv[1])
     torch.set_num_threads(1)
-    joint = run_all(list(range(RANKS)))  # before the processes meet: each is alone
-    dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=RANKS)
-    torch.save({"joint": joint, "own": run_all([rank])}, sys.argv[3])
+    joint = run_all([*RANKS[0], *RANKS[1]])  # before the processes meet: each is alone
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=len(RANKS))
+    torch.save({"joint": joint, "own": run_all(RANKS[rank])}, sys.argv[3])
     leave_processes()

@@ -1,4 +1,4 @@
-"""Contract 9, for every method: two processes with a sample each train as one process on both."""
+"""Contract 9, for every method: two processes with one and two samples train as one process on all."""
 
 import os
 import subprocess
