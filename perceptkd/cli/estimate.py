@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
@@ -23,9 +24,9 @@ from perceptkd.cli.arguments import (
 )
 from perceptkd.cli.train import read_config
 from perceptkd.core.cache import flatten
-from perceptkd.core.dry_run import build_dry_batch
 from perceptkd.core.tap import Tap
 from perceptkd.core.teacher import EMATeacher, FrozenTeacher
+from perceptkd.datasets.seeded import collect_seeded_datasets
 from perceptkd.engine.footprint import OPTIMIZER_STATES, Footprint, measure, state_bytes
 from perceptkd.engine.student import is_distillation
 from perceptkd.registry import DATASETS, MODELS
@@ -83,11 +84,21 @@ def _copied(taps: Mapping[str, Tap]) -> dict[str, Tap]:
     return {alias: tap.map(Tensor.clone) for alias, tap in taps.items()}
 
 
-def estimate(config: Config, *, autocast: bool = False) -> tuple[list[Line], dict[str, int]]:
+def build_dataset(config: Config) -> Any:
+    """The training data, which must be there."""
+    check_data(config, stages=("train",))
+    dataset = DATASETS.build(config.train_dataloader.dataset)
+    for seeded in collect_seeded_datasets(dataset):
+        seeded.set_epoch(0, seed=0)
+    return dataset
+
+
+def estimate(config: Config, dataset: Any, *, autocast: bool = False) -> tuple[list[Line], dict[str, int]]:
     """Runs the student's training step, and with distillation its teachers and the joint step, on two samples.
 
     Args:
-        config: A training config whose data are there.
+        config: A training config.
+        dataset: Its training data.
         autocast: Run in bf16 autocast.
 
     Returns:
@@ -96,8 +107,7 @@ def estimate(config: Config, *, autocast: bool = False) -> tuple[list[Line], dic
     optimizer = config.optim_wrapper.optimizer.type
     if optimizer not in OPTIMIZER_STATES:
         raise UserError(f"what {optimizer} keeps per parameter is not known; known are {', '.join(OPTIMIZER_STATES)}")
-    check_data(config, stages=("train",))
-    batches = [build_dry_batch({"dataset": config.train_dataloader.dataset, "batch_size": size}) for size in (1, 2)]
+    batches = [pseudo_collate([dataset[index] for index in range(size)]) for size in (1, 2)]
     model: Any = MODELS.build(_with_random_teachers(config.model))
     precision = torch.autocast("cpu", dtype=torch.bfloat16) if autocast else nullcontext()
 
@@ -217,8 +227,9 @@ def command(arguments: Sequence[str] | None = None) -> None:
     config = read_config(parsed.config, options=parsed.cfg_options)
     batch_size = parsed.batch_size or config.train_dataloader.batch_size
     with quiet_libraries(), DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
-        lines, cached = estimate(config, autocast=parsed.bf16)
-        samples = len(DATASETS.build(config.train_dataloader.dataset))
+        dataset = build_dataset(config)
+        lines, cached = estimate(config, dataset, autocast=parsed.bf16)
+    samples = len(dataset)
     epochs = epochs_of(config, samples=samples, batch_size=batch_size)
     for line in report(lines, cached, batch_size=batch_size, samples=samples, epochs=epochs):
         print(line)

@@ -5,12 +5,13 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.logging import MMLogger, print_log
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from perceptkd.cli.estimate import Line, epochs_of, estimate, main, quiet_libraries, report
+from perceptkd.cli.estimate import Line, build_dataset, epochs_of, estimate, main, quiet_libraries, report
 from perceptkd.cli.train import read_config
 from perceptkd.engine.footprint import Footprint
 
@@ -19,7 +20,7 @@ from perceptkd.engine.footprint import Footprint
 def lines_and_cache(tiny_folder: Path) -> tuple[list[Line], dict[str, int]]:
     config = read_config(str(tiny_folder / "distill.py"))
     with DefaultScope.overwrite_default_scope("mmdet"):
-        return estimate(config)
+        return estimate(config, build_dataset(config))
 
 
 def test_rows_of_a_distillation(lines_and_cache: tuple) -> None:
@@ -42,7 +43,7 @@ def estimate_with(folder: Path, options: dict) -> tuple[dict[str, Line], dict[st
     """The rows by name, and the caches."""
     config = read_config(str(folder / "distill.py"), options=options)
     with DefaultScope.overwrite_default_scope("mmdet"):
-        lines, cached = estimate(config)
+        lines, cached = estimate(config, build_dataset(config))
     return {line.name: line for line in lines}, cached
 
 
@@ -111,12 +112,16 @@ def test_libraries_are_quiet_but_for_warnings(capsys: pytest.CaptureFixture, mon
     assert "afterwards" in said
 
 
-def test_command(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_command(tiny_folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = []
+    load = CocoDataset.load_data_list
+    monkeypatch.setattr(CocoDataset, "load_data_list", lambda self: loads.append(self) or load(self))
     assert main([str(tiny_folder / "distill.py"), "--batch-size", "3", "--bf16"]) == 0
     output = capsys.readouterr().out
     assert "a batch of 3" in output
     assert "distillation step" in output
     assert "cache of teacher 'big'" in output
+    assert len(loads) == 1
 
 
 def test_without_data_or_with_an_unknown_optimiser(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
