@@ -186,6 +186,36 @@ class TestLosses:
         monkeypatch.setattr(iou_center_head, "all_reduce_mean", lambda value: value + 3)
         assert head.loss_by_feat(([exact], *maps[1:]), truth)["task0.loss_iou"] == 0
 
+    @pytest.mark.parametrize(
+        ("options", "velocity", "expected"),
+        [
+            ({}, [3.0, 1.0], {"bbox": 0.5, "iou_prediction": 2 * (37 / 43 - 0.5) - 0.2, "iou": 5 * 6 / 43}),
+            ({"iou_weight": 2.0}, [3.0, 1.0], {"iou": 2 * 6 / 43}),
+            ({}, [1.0, 1.0], {"bbox": 0.5 + 0.2 * 2}),
+            ({}, [math.nan, math.nan], {"bbox": 0.5}),
+        ],
+        ids=["all", "iou_weight", "velocity", "unknown velocity"],
+    )
+    def test_losses_by_hand(self, options: dict, velocity: list[float], expected: dict[str, float]) -> None:
+        """One car, predicted 0.3 m (half a cell) ahead with a velocity of (3, 1) m/s and an IoU map of 0.2.
+
+        In both views the IoU is 3.7 / 4.3. Learned scales are 1: half of each loss, and log(2).
+        """
+        head = make_head(**options)
+        truth = [instances(torch.tensor([[0.1, 0.1, 0, 4, 2, 1.5, 0, *velocity]]), torch.tensor([0]))]
+        maps = maps_with([])
+        (target, *_) = head.get_targets(truth)
+        places = (0, slice(None), target.row, target.column)
+        codes = target.boxes.t() + torch.tensor([0.5] + [0.0] * 9)[:, None]
+        codes[8:] = torch.tensor([[3.0], [1.0]])
+        for key, code in zip(("reg", "height", "dim", "rot", "vel"), codes.split((2, 1, 3, 2, 2))):
+            maps[0][0][key][places] = code
+        maps[0][0]["iou"][:] = 0.2
+        losses = head.loss_by_feat(maps, truth)
+        for name, value in expected.items():
+            wanted = value if name == "iou" else 0.5 * value + math.log(2)
+            assert losses[f"task0.loss_{name}"].item() == pytest.approx(wanted, rel=1e-4), name
+
     def test_all_parameters_train_and_nothing_is_overwritten(self) -> None:
         head = make_head()
         maps = head([torch.randn(2, 8, 30, 30)])
@@ -250,10 +280,33 @@ class TestPredictions:
             pytest.approx(0.4)
         ]
 
-    def test_labels_are_those_of_the_dataset(self) -> None:
-        maps = maps_with([])
-        maps[1][0]["heatmap"][0, 1, 5, 5] = 0.0
-        assert predict(make_head(class_names=CLASSES[::-1]), maps).labels_3d.tolist() == [1]  # bus
+    @pytest.mark.parametrize(
+        ("changes", "scores"),
+        [
+            ({}, [0.6, 0.5, 0.4]),
+            ({"post_max_size": 2}, [0.6, 0.5]),
+            ({"pre_max_size": 2}, [0.6]),  # chosen before NMS drops the second
+            ({"nms_thr": 0.2}, [0.6, 0.55, 0.5, 0.4]),
+        ],
+    )
+    def test_how_many_boxes_stay(self, changes: dict, scores: list[float]) -> None:
+        """The second box is 3 m in front of the first: an IoU of 1 / 7. The others are alone."""
+        head = make_head()
+        head.test_cfg.update(changes)
+        maps = maps_with([(20, 5, 0.6, 0.0), (20, 10, 0.55, 0.0), (20, 20, 0.5, 0.0), (5, 5, 0.4, 0.0)])
+        assert predict(head, maps).scores_3d.tolist() == pytest.approx(scores)
+
+
+@pytest.mark.parametrize(("label", "task", "channel"), [(0, 1, 1), (1, 0, 0), (2, 2, 0), (3, 1, 0)])
+def test_labels_are_those_of_the_dataset(label: int, task: int, channel: int) -> None:
+    """Whose order of classes is not the tasks', and not its own inverse."""
+    head = make_head(class_names=["bus", "car", "pedestrian", "truck"])
+    truth = instances(torch.tensor([[0.0, 0, 0, 4, 2, 1.5, 0, 0, 0]]), torch.tensor([label]))
+    painted = [target.heatmap.sum(dim=(0, 2, 3)).tolist() for target in head.get_targets([truth])]
+    assert [(i, j) for i, sums in enumerate(painted) for j, value in enumerate(sums) if value] == [(task, channel)]
+    maps = maps_with([])
+    maps[task][0]["heatmap"][0, channel, 5, 5] = 0.0
+    assert predict(head, maps).labels_3d.tolist() == [label]
 
 
 def test_missing_maps_are_named() -> None:
