@@ -225,7 +225,6 @@ def summarise(
     teacher = max(points(result) for result in teachers.values())
     gap = teacher - statistics.fmean(values["control"].values())
     gain = statistics.fmean(gains)
-    shares = {run["shares"] for by_seed in runs.values() for run in by_seed.values()}
     return {
         "config": config_path,
         "task": task,
@@ -249,20 +248,35 @@ def summarise(
         "by_distance": by_distance(runs, metric, split),
         "shown": len(gains) > 1 and all(value > 0 for value in gains),
         "control_settled": {seed: settled(runs["control"][seed]["history"], metric) for seed in seeds},
-        "parallel": max(shares),
-        # steps of runs that had the cores to themselves are not those of runs that shared them
-        "step_ms": {
-            {"control": "student"}.get(name, name): median_of([run["step_ms"] for run in by_seed.values()])
-            for name, by_seed in runs.items()
-            if len(shares) == 1
-        },
+        **costs(teachers, runs),
         "train_s": {name: {seed: run["train_s"] for seed, run in by_seed.items()} for name, by_seed in runs.items()},
-        "peak_mib": {name: max(run["peak_mib"] for run in by_seed.values()) for name, by_seed in runs.items()},
         "backends": next(iter(runs["distilled"].values()))["backends"],
         "metrics": {
             "teacher": {name: result[split] for name, result in teachers.items()},
             **{name: {seed: run[split] for seed, run in by_seed.items()} for name, by_seed in runs.items()},
         },
+    }
+
+
+def costs(teachers: Mapping[str, Mapping[str, Any]], runs: Mapping[str, Mapping[int, Any]]) -> dict[str, Any]:
+    """Step time (the median over seeds) and most memory of each kind of model.
+
+    ``student`` is the control; ``teacher`` is there where the comparison trained it.
+    """
+    kinds = {{"control": "student"}.get(name, name): list(by_seed.values()) for name, by_seed in runs.items()}
+    shares = {run["shares"] for group in kinds.values() for run in group}
+    trained = [result for result in teachers.values() if not result["given"]]
+    if trained:
+        kinds["teacher"] = trained
+    return {
+        "parallel": max(shares),
+        # steps of runs that had the cores to themselves are not those of runs that shared them
+        "step_ms": {
+            name: median_of([run["step_ms"] for run in group])
+            for name, group in kinds.items()
+            if len(shares) == 1 and {run["shares"] for run in group} == shares
+        },
+        "peak_mib": {name: max(run["peak_mib"] for run in group) for name, group in kinds.items()},
     }
 
 

@@ -33,10 +33,9 @@ def table(result: dict[str, Any]) -> str:
 
 
 def cost(result: Mapping[str, Any]) -> str:
-    """Step time and memory of each kind of student, in one line."""
-    names = {"student": "control", **{name: name for name in result["step_ms"] if name != "student"}}
+    """Step time and memory of each kind of model, in one line."""
     parts = [
-        f"{name} {milliseconds:.0f} ms, {result['peak_mib'][names[name]] / 1024:.1f} GiB"
+        f"{name} {milliseconds:.0f} ms, {result['peak_mib'][name] / 1024:.1f} GiB"
         for name, milliseconds in result["step_ms"].items()
         if milliseconds is not None
     ]

@@ -40,7 +40,9 @@ def run(value: float, *, before: float | None = None) -> dict[str, Any]:
 
 
 def teacher_scoring(metrics: dict[str, float]) -> dict[str, Any]:
-    return {"val": metrics, "checkpoint": "epoch_8.pth", "sha256": "ab", "given": False}
+    """What the job of a teacher that this comparison trained returns."""
+    cost = {"step_ms": 70.0, "peak_mib": 3000, "shares": 1}
+    return {"val": metrics, "checkpoint": "epoch_8.pth", "sha256": "ab", "given": False, **cost}
 
 
 def runs(control: dict[int, float], distilled: dict[int, float]) -> dict[str, dict[int, Any]]:
@@ -63,11 +65,11 @@ def test_gains_are_in_points_by_seed_and_the_gap_is_the_mean_controls() -> None:
     assert result["gap_closed"] == pytest.approx(2 / 40)
     assert result["shown"] is True
     assert result["control_settled"] == {0: True, 1: True}
-    assert result["step_ms"] == pytest.approx({"student": 31, "distilled": 33})
-    assert result["peak_mib"]["distilled"] == pytest.approx(1000.33)
+    assert result["step_ms"] == pytest.approx({"student": 31, "distilled": 33, "teacher": 70})
+    assert result["peak_mib"] == pytest.approx({"student": 1000.32, "distilled": 1000.33, "teacher": 3000})
     assert result["metrics"]["distilled"][1]["nuscenes/NDS"] == pytest.approx(0.165)
     assert result["backends"] == {"sparse": "torch"}
-    assert "student 31 ms, 1.0 GiB; distilled 33 ms, 1.0 GiB" in table(result)
+    assert "student 31 ms, 1.0 GiB; distilled 33 ms, 1.0 GiB; teacher 70 ms, 2.9 GiB" in table(result)
     json.dumps(result)
 
 
@@ -89,6 +91,17 @@ def test_step_times_of_trainings_with_other_shares_of_the_cores_are_not_pooled()
     assert (result["step_ms"], result["parallel"]) == ({}, 2)
     assert "a training step: not measured" in table(result)
     assert result["gain"]["mean"] == pytest.approx(2)
+
+
+def test_the_step_of_a_teacher_that_was_not_trained_so_is_left_out() -> None:
+    groups, scores = runs(CONTROL, DISTILLED), {METRIC: 0.7}
+    given = {"val": scores, "checkpoint": "t.pth", "sha256": "ab", "given": True}
+    result = summarise("c.py", "detection", METRIC, "val", {"lidar": given}, groups)
+    assert set(result["step_ms"]) == set(result["peak_mib"]) == {"student", "distilled"}
+    shared = {**teacher_scoring(scores), "shares": 2}
+    result = summarise("c.py", "detection", METRIC, "val", {"lidar": shared}, groups)
+    assert set(result["step_ms"]) == {"student", "distilled"}
+    assert result["peak_mib"]["teacher"] == 3000
 
 
 def test_one_seed_has_no_deviation_and_shows_nothing() -> None:
@@ -362,7 +375,7 @@ def test_teacher_control_and_student_on_the_tiny_world(tiny_comparison: Path, tm
     assert result["metric"] == "nuscenes/near_mAP"
     assert result["world"]["world_version"]
     assert result["backends"]["sparse"] == "torch"
-    assert set(result["step_ms"]) == {"student", "distilled"}
+    assert set(result["step_ms"]) == set(result["peak_mib"]) == {"student", "distilled", "teacher"}
     logged = next(Path(result["runs"]["distilled"]["folder"]).glob("*/vis_data/scalars.json")).read_text()
     assert "loss_kd/unidistill/feature" in logged
     assert "loss_kd" not in next(Path(result["runs"]["control"]["folder"]).glob("*/vis_data/scalars.json")).read_text()
