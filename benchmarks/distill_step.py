@@ -24,9 +24,8 @@ from mmengine.registry import OPTIM_WRAPPERS, init_default_scope
 from mmengine.runner import Runner
 
 from perceptkd.cli.arguments import check_data, run_command
-from perceptkd.core.cache_key import build_fingerprint
 from perceptkd.core.cache_writer import TeacherCacheWriter, write_cache
-from perceptkd.core.source import read_model_source
+from perceptkd.core.teacher import teacher_fingerprint
 from perceptkd.engine.backends import backends
 from perceptkd.registry import MODELS
 
@@ -92,10 +91,9 @@ def rows_of(config: Config, size: int, *, pairs: int) -> list[Row]:
         median = round(statistics.median(times[-pairs:]), 1)  # the first ones warmed up
         rows.append(single_row(f"{part}, {size} sample(s)", median, unit="ms", note="median within these pairs"))
     with tempfile.TemporaryDirectory() as folder:
-        source = read_model_source(config.model.teachers.lidar.config)
-        fingerprint = build_fingerprint(model=source.model, checkpoint=None)
-        writer = TeacherCacheWriter(folder, fingerprint, foreground=True)
-        write_cache(distilled.distillers.teachers["lidar"].collect, [batch], writer)
+        teacher = distilled.distillers.teachers["lidar"]
+        writer = TeacherCacheWriter(folder, teacher_fingerprint("lidar", teacher.config), foreground=True)
+        write_cache(teacher.collect, [batch], writer)
         cached, cached_wrapper = build(config, distill=True, role="cached", cache=folder)
         rows.append(
             paired_row(
