@@ -92,7 +92,9 @@ def rows_of(config: Config, size: int, *, pairs: int) -> list[Row]:
         rows.append(single_row(f"{part}, {size} sample(s)", median, unit="ms", note="median within these pairs"))
     with tempfile.TemporaryDirectory() as folder:
         teacher = distilled.distillers.teachers["lidar"]
-        writer = TeacherCacheWriter(folder, teacher_fingerprint("lidar", teacher.config), foreground=True)
+        (distiller,) = distilled.distillers.each()
+        fingerprint = teacher_fingerprint("lidar", teacher.config)
+        writer = TeacherCacheWriter(folder, fingerprint, reach=distiller.teacher_reach())
         write_cache(teacher.collect, [batch], writer)
         cached, cached_wrapper = build(config, distill=True, role="cached", cache=folder)
         rows.append(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ def cache_teacher(
     epochs: int | None = None,
     device: str = "cpu",
     dtype: str = "float16",
-    foreground: bool = True,
+    whole_maps: bool = False,
 ) -> int:
     """Stores the taps of a teacher for every sample of the training, of each epoch where it is augmented anew.
 
@@ -46,7 +48,7 @@ def cache_teacher(
         epochs: How many; all of the training's by default, 1 where nothing in the data depends on the epoch.
         device: Where the teacher runs.
         dtype: Of the stored values.
-        foreground: Of BEV maps keep only the cells about the annotated boxes.
+        whole_maps: Keep every cell of BEV maps even where the config's methods read those near annotated boxes alone.
 
     Returns:
         How many samples were added.
@@ -54,6 +56,8 @@ def cache_teacher(
     options = TeacherConfig.parse(teacher, config.model.teachers[teacher])
     if options.role != "frozen":
         raise UserError(f"teacher '{teacher}' has role='{options.role}': only a frozen one gives the same every time")
+    if options.norm != "eval":
+        raise UserError(f"teacher '{teacher}' has norm='{options.norm}': its outputs depend on the batch, not a sample")
     dataset = DATASETS.build(config.train_dataloader.dataset)
     seeded = collect_seeded_datasets(dataset)
     if epochs is None:
@@ -62,7 +66,13 @@ def cache_teacher(
     holder = model.distillers.teachers[teacher]
     model.to(device)
     fingerprint = teacher_fingerprint(teacher, options)
-    writer = TeacherCacheWriter(folder, fingerprint, dtype=dtype, foreground=foreground)
+    reaches = [distiller.teacher_reach() for distiller in model.distillers.each() if teacher in distiller.teachers]
+    reach = None if whole_maps or None in reaches else functools.reduce(operator.or_, reaches)
+    print(
+        f"of BEV maps it stores {'every cell' if reach is None else f'the cells near boxes, within {reach}'}",
+        flush=True,
+    )
+    writer = TeacherCacheWriter(folder, fingerprint, dtype=dtype, reach=reach)
     loader = DataLoader(
         dataset, batch_size=1, num_workers=config.train_dataloader.get("num_workers", 0), collate_fn=pseudo_collate
     )
@@ -87,9 +97,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = build_parser(
         """
         Run a teacher once over all that the training will load and store its outputs, by sample and augmentation. The
-        training then reads them instead of running the teacher. Of BEV maps only the cells about the annotated boxes
-        are kept, all that UniDistill and its relatives ever read. `tools/analysis_tools/estimate.py` tells the size of
-        whole maps beforehand; an interrupted command continues.
+        training then reads them instead of running the teacher. Of BEV maps only the cells near annotated boxes are
+        kept where all methods of the config say how far around boxes they read; DistillBEV and others read whole maps.
+        `tools/analysis_tools/estimate.py` tells the size of whole maps beforehand; an interrupted command continues.
         """,
         examples="""
         python tools/cache_teacher.py configs/unidistill/unidistill_lidar2camera_sim.py
@@ -101,7 +111,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: work_dirs/caches/<config stem>/<teacher>")
     parser.add_argument("--epochs", type=int, metavar="N", help="default: all that the training makes")
     parser.add_argument("--dtype", choices=["float16", "float32"], default="float16", help="of stored values")
-    parser.add_argument("--whole-maps", action="store_true", help="keep every cell, for methods that read background")
+    parser.add_argument("--whole-maps", action="store_true", help="keep every cell, to try other methods on")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     return parser.parse_args(arguments)
 
@@ -123,7 +133,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
             epochs=parsed.epochs,
             device=parsed.device,
             dtype=parsed.dtype,
-            foreground=not parsed.whole_maps,
+            whole_maps=parsed.whole_maps,
         )
     size = sum(path.stat().st_size for path in folder.iterdir()) / 2**30
     print(f"{folder}: {added} samples added, {size:.2f} GiB")

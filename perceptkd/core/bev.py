@@ -1,19 +1,16 @@
-"""What methods on BEV maps share: the annotated boxes of a batch, maps at metric points, masks, outputs of dense heads.
+"""What methods on BEV maps share: the annotated boxes of a batch, maps at metric points, masks.
 
 Shapes: B samples, N boxes of the whole batch, P points, C channels, H rows (y), W columns (x). BEV boxes are
 ``(x, y, length, width, yaw)`` in metres and radians, counter-clockwise.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from perceptkd.core.errors import InputError
-from perceptkd.core.geometry import GeometryError, canonical_bev
+from perceptkd.core.geometry import GeometryError
 from perceptkd.core.tap import Extent, Tap
 from perceptkd.ops.bilinear import bilinear_corners
 
@@ -111,42 +108,9 @@ def cells_in_boxes(boxes: Tensor, *, shape: tuple[int, int], extent: Extent, enl
         bool [N, H, W].
     """
     offset, cell_m = cell_offsets(boxes, shape=shape, extent=extent)
-    half = (boxes[:, 2:4] * enlarge).clamp(min=float(torch.linalg.vector_norm(cell_m))) / 2
+    diagonal_m = float(torch.linalg.vector_norm(cell_m)) * (1 + 1e-6)  # else a centre on its corner may round outside
+    half = (boxes[:, 2:4] * enlarge).clamp(min=diagonal_m) / 2
     return (in_box_frame(offset, boxes).abs() <= half[:, None, None]).all(dim=-1)
-
-
-@torch.no_grad()
-def foreground_cells(
-    boxes: Tensor,
-    sample_index: Tensor,
-    *,
-    shape: tuple[int, int, int],
-    extent: Extent,
-    enlarge: float = 1.25,
-    margin: int = 3,
-) -> Tensor:
-    """The cells that methods about boxes can ever read: those in the enlarged boxes and ``margin`` cells around.
-
-    Args:
-        boxes: BEV boxes [N, 5].
-        sample_index: Which sample each box belongs to [N].
-        shape: Of the map: (B, H, W).
-        extent: Outer edges of the map ``(x0, y0, x1, y1)`` in metres.
-        enlarge: See :func:`cells_in_boxes`.
-        margin: For bilinear neighbours and Gaussians wider than a box.
-
-    Returns:
-        bool [B, H, W].
-    """
-    batch_size, height, width = shape
-    low, high = boxes.new_tensor(extent, dtype=torch.float64).view(2, 2)
-    border_m = margin * (high - low) / low.new_tensor((width, height))
-    # The map with its margin, so that a box just outside counts for the cells that are near it.
-    around = (*(low - border_m).tolist(), *(high + border_m).tolist())
-    size = (height + 2 * margin, width + 2 * margin)
-    inside = cells_in_boxes(boxes, shape=size, extent=around, enlarge=enlarge).float()
-    covered = boxes.new_zeros(batch_size, *size).index_add_(0, sample_index, inside)
-    return F.max_pool2d(covered[:, None], 2 * margin + 1, stride=1)[:, 0] > 0
 
 
 @torch.no_grad()
@@ -225,23 +189,3 @@ def gaussian_radius(length: Tensor, width: Tensor, min_overlap: float) -> Tensor
     product = 2 * min_overlap * total
     third = (-product + (product**2 + 16 * min_overlap * (1 - min_overlap) * area).sqrt()) / 2
     return torch.minimum(torch.minimum(first, second), third)
-
-
-def head_maps(tap: Tap) -> dict[str, list[Tensor]]:
-    """The nested output of a dense head as {name: one canonical map [B, C, H, W] per task}."""
-    maps: dict[str, list[Tensor]] = defaultdict(list)
-    pending = [canonical_bev(tap)]
-    while pending:
-        output = pending.pop(0)
-        if isinstance(output, list | tuple):
-            pending = [*output, *pending]
-            continue
-        if not isinstance(output, Mapping):
-            raise InputError(
-                f"The tap '{tap.spec}' of the {tap.model} gives a {type(output).__name__} without a name. Heads are "
-                "compared as dicts of maps, as centre heads return them: tap such a head in student_taps and "
-                "teacher_taps"
-            )
-        for name, head_map in output.items():
-            maps[name].append(head_map)
-    return dict(maps)

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perceptkd.core.box_reach import BoxReach
 from perceptkd.core.cache_key import SampleKey
 from perceptkd.core.tap import Tap, TapSpec, parse_tap
 
-FORMAT = 2
+FORMAT = 3
 MAX_DIMENSIONS = 5
 #: Ends the name of the field that holds which cells of a map another field holds.
 CELLS = ".cells"
@@ -53,6 +54,25 @@ class TeacherCache:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def check_reach(self, method: str, reach: BoxReach | None, specs: Sequence[TapSpec]) -> None:
+        """Refuses a method that reads cells of a map which were not stored, and would take 0 for them.
+
+        Args:
+            method: Its name.
+            reach: How far around boxes it reads; None where it reads whole maps.
+            specs: What it taps of the teacher.
+        """
+        stored = self.manifest["reach"]
+        cut = [str(spec) for spec in specs if self.manifest["taps"][str(spec)]["grids"]]
+        if stored is None or not cut or (reach is not None and BoxReach.from_json(stored).covers(reach)):
+            return
+        wanted = "whole maps" if reach is None else f"cells within {reach}"
+        raise CacheError(
+            f"The teacher cache {self.folder} holds of {', '.join(cut)} the cells near boxes alone, within "
+            f"{BoxReach.from_json(stored)}; '{method}' reads {wanted}. Write another with tools/cache_teacher.py from "
+            "this config"
+        )
 
     def stored_tap(self, spec: TapSpec) -> TapSpec:
         """The tap as it was stored, with the teacher's geometry."""

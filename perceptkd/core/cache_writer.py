@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perceptkd.core.bev import batch_boxes, foreground_cells, tap_extent
+from perceptkd.core.bev import batch_boxes, tap_extent
+from perceptkd.core.box_reach import BoxReach, foreground_cells
 from perceptkd.core.cache import (
     CELLS,
     FORMAT,
@@ -35,8 +36,8 @@ class TeacherCacheWriter:
             ``data``: any string that changes when the data set does.
         dtype: Of stored floating-point values.
         samples_per_shard: How many samples are in one set of files, and at most lost when interrupted.
-        foreground: Of BEV maps store only the cells in and around the annotated boxes
-            (:func:`perceptkd.core.bev.foreground_cells`); the others are read as 0.
+        reach: Of BEV maps store only the cells within this reach of the annotated boxes; the others are read as 0, and
+            a method that reads further refuses the store. None stores whole maps.
     """
 
     def __init__(
@@ -46,17 +47,18 @@ class TeacherCacheWriter:
         *,
         dtype: str = "float16",
         samples_per_shard: int = 64,
-        foreground: bool = False,
+        reach: BoxReach | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.dtype = getattr(torch, dtype)
+        self.reach = reach
         self.samples_per_shard = samples_per_shard
         self.manifest: dict[str, Any] = {
             "format": FORMAT,
             "fingerprint": dict(fingerprint),
             "dtype": dtype,
-            "foreground": foreground,
+            "reach": None if reach is None else reach.to_json(),
             "taps": {},
             "complete": False,
         }
@@ -77,7 +79,7 @@ class TeacherCacheWriter:
         Args:
             keys: The samples.
             taps: What the teacher gave for them.
-            data_samples: The samples with their annotated boxes; needed by ``foreground``.
+            data_samples: The samples with their annotated boxes; needed by ``reach``.
         """
         unique = {str(tap.spec): tap for tap in taps.values()}
         if not self.manifest["taps"]:
@@ -91,8 +93,8 @@ class TeacherCacheWriter:
         fields: dict[str, Sequence[np.ndarray]] = {}
         for name, tap in unique.items():
             leaves = self._leaves(tap, len(keys))
-            if self.manifest["foreground"] and tap.extent is not None:
-                fields |= self._foreground(name, tap, leaves, data_samples)
+            if self.reach is not None and tap.extent is not None:
+                fields |= self._foreground(name, tap, leaves, data_samples, self.reach)
             else:
                 fields |= {field: list(leaf) for field, leaf in zip(self.manifest["taps"][name]["fields"], leaves)}
         for number, key in enumerate(keys):
@@ -135,10 +137,11 @@ class TeacherCacheWriter:
     def _resume(self) -> None:
         stored = read_manifest(self.folder)
         check_fingerprint(self.folder, stored["fingerprint"], self.manifest["fingerprint"])
-        for part in ("dtype", "foreground"):
+        for part in ("dtype", "reach"):
             if stored[part] != self.manifest[part]:
                 raise CacheError(
-                    f"The teacher cache {self.folder} holds {part} {stored[part]}, not {self.manifest[part]}"
+                    f"The teacher cache {self.folder} holds {part} {stored[part]}, not {self.manifest[part]}. Write "
+                    "another folder, or delete this one"
                 )
         self.manifest = {**stored, "complete": False}
         if (self.folder / "index.npy").exists():
@@ -156,9 +159,9 @@ class TeacherCacheWriter:
         return leaves
 
     def _foreground(
-        self, name: str, tap: Tap, leaves: Sequence[np.ndarray], data_samples: Sequence[Any]
+        self, name: str, tap: Tap, leaves: Sequence[np.ndarray], data_samples: Sequence[Any], reach: BoxReach
     ) -> dict[str, Sequence[np.ndarray]]:
-        """Values [C, M] and cells [M] of every map [B, C, H, W] of a tap, sample by sample."""
+        """Values [C, M] and cells [M] within reach of every map [B, C, H, W] of a tap, sample by sample."""
         if not data_samples:
             raise CacheError("A cache of the foreground needs the samples with their boxes: add(keys, taps, samples)")
         boxes, sample_index = batch_boxes(data_samples, device=torch.device("cpu"))
@@ -169,7 +172,8 @@ class TeacherCacheWriter:
                 found[field] = list(leaf)
                 continue
             height, width = leaf.shape[2:] if tap.layout == "yx" else leaf.shape[:1:-1]
-            kept = foreground_cells(boxes, sample_index, shape=(len(leaf), height, width), extent=tap_extent(tap))
+            shape = (len(leaf), height, width)
+            kept = foreground_cells(boxes, sample_index, shape=shape, extent=tap_extent(tap), reach=reach)
             kept = kept if tap.layout == "yx" else kept.transpose(1, 2)
             cells = [np.flatnonzero(mask).astype(np.int32) for mask in kept.numpy()]
             entry["grids"][field] = leaf.shape[2:]

@@ -15,7 +15,7 @@ from perceptkd.core.dry_run import DryBatch, adapter_table, build_dry_batch, col
 from perceptkd.core.errors import InputError
 from perceptkd.core.random_state import isolated_random_state, seed_words
 from perceptkd.core.tap import Tap, TapCollector, TapSpec
-from perceptkd.core.teacher import EMATeacher, Teacher, build_teacher
+from perceptkd.core.teacher import CachedTeacher, EMATeacher, Teacher, build_teacher
 from perceptkd.registry import DISTILLERS
 
 
@@ -203,7 +203,11 @@ class Distillation(nn.ModuleDict):
                 for distiller in self.each()
                 for alias, spec in distiller.teacher_taps.get(name, {}).items()
             }
-            self.teachers[name] = build_teacher(name, teacher, taps, student=student)
+            built = self.teachers[name] = build_teacher(name, teacher, taps, student=student)
+            if isinstance(built, CachedTeacher):
+                for distiller in self.each():
+                    specs = list(distiller.teacher_taps.get(name, {}).values())
+                    built.cache.check_reach(distiller.name, distiller.teacher_reach(), specs)
 
     def _build_adapters(self, student: nn.Module, dry_batch: DryBatch | None) -> None:
         if dry_batch is None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from perceptkd.core.align import AdapterConfig, build_pair_adapter
+from perceptkd.core.box_reach import BoxReach
 from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import check_pair
 from perceptkd.core.tap import Taps, TapSpec, parse_tap
@@ -59,6 +60,8 @@ class Distiller(nn.Module):
     #: Aliases that both sides tap are paired. 'auto' adapts the student's channels and size to the teacher's, None
     #: hands both to ``loss`` as they are (relations and predictions), a dict fixes the adapter.
     default_adapters: ClassVar[Mapping[str, Any]] = {}
+    #: Aliases whose maps a method reads at places in metres, so that the sizes of the two sides may differ.
+    sampled_aliases: ClassVar[frozenset[str]] = frozenset()
     #: A method that calls ``canonical_bev`` itself sets this, and may then pair maps of different declared layouts.
     layout_aware: ClassVar[bool] = False
     #: Terms that compare more than the annotated objects, and so need not be zero on samples without any.
@@ -108,6 +111,21 @@ class Distiller(nn.Module):
         """Whether any term can ever have a weight. If none can, terms are only measured."""
         return not all(build_weight(spec).always_zero for spec in self.weights.values())
 
+    @property
+    def box_reach(self) -> BoxReach | None:
+        """How far around annotated boxes the method reads the teacher's BEV maps; None where it reads the background.
+
+        A teacher cache may then leave the rest out. A method that looks at boxes alone overrides this.
+        """
+        return None
+
+    def teacher_reach(self) -> BoxReach | None:
+        """:attr:`box_reach`, unless adapters on the teacher's side, with kernels and statistics, read whole maps."""
+        configs = ((alias, config) for alias, config in self.adapter_configs.items() if config is not None)
+        if any(AdapterConfig.parse(alias, config).side == "teacher" for alias, config in configs):
+            return None
+        return self.box_reach
+
     def weight(self, term: str, progress: float) -> float:
         """The weight of a term when ``progress`` (in [0, 1]) of the training is done."""
         return build_weight(self.weights[term])(progress)
@@ -121,7 +139,10 @@ class Distiller(nn.Module):
             config = self.adapter_configs[alias]
             if config is not None:
                 taps = (student[alias], teacher[alias]) if student is not None and teacher is not None else (None, None)
-                self.adapters[alias] = build_pair_adapter(alias, AdapterConfig.parse(alias, config), *taps)
+                resize = alias not in self.sampled_aliases
+                self.adapters[alias] = build_pair_adapter(
+                    alias, AdapterConfig.parse(alias, config), *taps, resize=resize
+                )
 
     def check_geometry(self, student: Mapping[str, TapSpec], teacher: Mapping[str, TapSpec]) -> None:
         """Raise where pairs are BEV maps of different or partly unknown geometry.

@@ -77,6 +77,8 @@ class TeacherConfig:
         if self.role in ("frozen", "cached") and self.config is None:
             raise InputError(f"A teacher of role '{self.role}' needs config=")
         if self.role == "cached" and self.cache is None:
+            raise InputError("A teacher of role 'cached' needs cache=, the folder that tools/cache_teacher.py wrote")
+        if self.role == "cached" and self.norm != "eval":
             raise InputError(
-                "A teacher of role 'cached' needs cache=, the folder write_cache filled (perceptkd.core.cache_writer)"
+                "A cached teacher needs norm='eval': with statistics of the batch its outputs depend on the batch"
             )

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from perceptkd.core.bev import batch_boxes, gaussian_mask, tap_extent
+from perceptkd.core.box_reach import BoxReach
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
@@ -112,6 +113,11 @@ class BEVDistill(Distiller):
         super().__init__(**kwargs)
         self.gaussian: dict[str, Any] = {"overlap": overlap, "min_radius": min_radius}
         self.eps = eps
+
+    @property
+    def box_reach(self) -> BoxReach:
+        """The Gaussians."""
+        return BoxReach.of_gaussians(**self.gaussian)
 
     def loss(self, student: Taps, teacher: Taps, step: Step) -> dict[str, Tensor]:
         """Returns the term ``dense``."""

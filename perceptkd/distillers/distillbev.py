@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perceptkd.core.bev import batch_boxes, cell_offsets, gaussian_mask, head_maps, in_box_frame, tap_extent
+from perceptkd.core.bev import batch_boxes, cell_offsets, gaussian_mask, in_box_frame, tap_extent
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import GeometryError, canonical_pair, same_extent
+from perceptkd.core.heads import head_maps
 from perceptkd.core.tap import Extent, Tap, Taps
 from perceptkd.registry import DISTILLERS
 

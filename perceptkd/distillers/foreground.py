@@ -20,11 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perceptkd.core.bev import batch_boxes, cells_in_boxes, gaussian_mask, head_maps, sample_points, tap_extent
+from perceptkd.core.bev import batch_boxes, cells_in_boxes, gaussian_mask, sample_points, tap_extent
+from perceptkd.core.box_reach import BoxReach
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import canonical_bev, canonical_pair
+from perceptkd.core.heads import pair_heads
 from perceptkd.core.tap import Extent, Tap, Taps
 from perceptkd.distillers.unidistill import key_points, relation_loss
 from perceptkd.registry import DISTILLERS
@@ -126,9 +128,20 @@ class ForegroundDistill(Distiller):
         self.reg_keys = tuple(reg_keys)
         self.channel_labels = channel_labels
 
+    @property
+    def box_reach(self) -> BoxReach:
+        """Boxes, read on the student's grid of cells up to twice as large; the Gaussians and a cell around them."""
+        gaussians = BoxReach.of_gaussians(overlap=self.gaussian["overlap"], min_radius=self.gaussian["min_radius"] + 1)
+        return BoxReach(enlarge=max(1.0, self.enlarge), cells=2) | gaussians
+
     def loss(self, student: Taps, teacher: Taps, step: Step) -> dict[str, Tensor]:
         """Returns the terms named in the class docstring."""
         low = canonical_pair(student["low"], teacher["low"], resample=True)
+        if low[0].shape != low[1].shape:
+            raise InputError(
+                f"ForegroundDistill: 'low' is {tuple(low[0].shape)} in the student, {tuple(low[1].shape)} in the "
+                "teacher; give the distiller an adapter for it (adapters=dict(low=...))"
+            )
         boxes, sample_index = batch_boxes(step.data_samples, device=low[0].device)
         num_boxes = all_reduce_mean(boxes.new_tensor(float(len(boxes)))) + 1e-4
         batch_size, _, height, width = low[0].shape
@@ -153,12 +166,17 @@ class ForegroundDistill(Distiller):
         self, student: Tap, teacher: Tap, boxes: Tensor, sample_index: Tensor, step: Step
     ) -> dict[str, Tensor]:
         """Class and regression terms under the Gaussians of the boxes, weighted by how sure the teacher is there."""
-        heads = [head_maps(tap) for tap in (student, teacher)]
+        *heads, shared = pair_heads(
+            student,
+            teacher,
+            method="ForegroundDistill",
+            heatmap_key=self.heatmap_key,
+            reg_keys=self.reg_keys,
+            models=(step.student_model, step.teacher_models.get(self.teachers[0])),
+        )
         own, other = (torch.cat(head[self.heatmap_key], dim=1) for head in heads)
-        if own.shape != other.shape:
-            raise InputError(f"ForegroundDistill: class maps of {tuple(own.shape)} (student), {tuple(other.shape)}")
         batch_size, classes, height, width = own.shape
-        channel = self._channels(step, classes)[_labels(step, own.device)]
+        channel = self._channels(step, classes).to(own.device)[_labels(step, own.device)]
         mask = gaussian_mask(
             boxes[channel >= 0],
             (sample_index * classes + channel)[channel >= 0],
@@ -171,7 +189,6 @@ class ForegroundDistill(Distiller):
         total = all_reduce_mean(mask.sum()) + 1e-4
         terms = {"response_cls": class_divergence(own, other, weight, total_weight=total)}
         if self.reg_keys:
-            shared = [key for key in self.reg_keys if all(key in head for head in heads)]
             mine, theirs = (torch.cat([task for key in shared for task in head[key]], dim=1) for head in heads)
             difference = (mine - theirs.detach()).abs().mean(dim=1)
             terms["response_reg"] = (weight.amax(dim=1) * difference).sum() / total
@@ -183,6 +200,11 @@ class ForegroundDistill(Distiller):
         labels = self.channel_labels
         if labels is None:
             labels = getattr(head, "task_label_to_dataset", torch.arange(classes)).tolist()
+        if len(labels) != classes:
+            raise InputError(
+                f"ForegroundDistill: {len(labels)} channel_labels for heads with {classes} class channels: give the "
+                "data set's label of each channel"
+            )
         channels = torch.full((max(labels) + 2,), -1)
         channels[torch.tensor(labels)] = torch.arange(classes)
         return channels

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perceptkd.core.bev import batch_boxes, in_map_frame, sample_points, tap_extent
+from perceptkd.core.box_reach import BoxReach
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
@@ -170,6 +171,7 @@ class TiGBEV(Distiller):
     default_student_taps = {"keypoint": "neck[0]", "channel": "neck[0]", "depth": "camera_encoder[1]"}
     default_teacher_taps = {"keypoint": "neck[0]", "channel": "neck[0]"}
     default_adapters = {"keypoint": None, "channel": "auto"}
+    sampled_aliases = frozenset({"keypoint", "channel"})
     layout_aware = True
 
     def __init__(
@@ -190,6 +192,11 @@ class TiGBEV(Distiller):
         self.grid: dict[str, Any] = {"num_points": tuple(num_points), "margin_m": margin_m}
         self.inner_depth = inner_depth
         self.eps = eps
+
+    @property
+    def box_reach(self) -> BoxReach:
+        """The key points in a box and the margin around it."""
+        return BoxReach(margin_m=self.grid["margin_m"])
 
     def loss(self, student: Taps, teacher: Taps, step: Step) -> dict[str, Tensor]:
         """Returns the terms named in the class docstring."""

@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceptkd.core.bev import batch_boxes, gaussian_mask, head_maps, in_map_frame, sample_points, tap_extent
+from perceptkd.core.bev import batch_boxes, gaussian_mask, in_map_frame, sample_points, tap_extent
+from perceptkd.core.box_reach import BoxReach
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
-from perceptkd.core.geometry import GeometryError, canonical_bev, same_extent
+from perceptkd.core.geometry import canonical_bev
+from perceptkd.core.heads import pair_heads
 from perceptkd.core.tap import Tap, Taps
+from perceptkd.core.weight import build_weight
 from perceptkd.registry import DISTILLERS
 
 # Four corners counter-clockwise from rear right, the centre, then the middle of the rear, left, front and right side,
@@ -131,9 +134,9 @@ class UniDistill(Distiller):
     """Feature, relation and response distillation between two BEV detectors near the annotated boxes.
 
     Terms: ``feature``, ``relation``, ``response_cls`` and ``response_reg``; a weight named ``response`` stands for both
-    of the last two. The defaults are the published weights from LiDAR to camera. Published for the other directions:
-    fusion to camera 10 / 5 / 10, camera to LiDAR 10 / 5 / 1 (with adapters on 'low' and 'high'), fusion to LiDAR
-    10 / 1 / 10.
+    of the last two, and one of 0 leaves the heads out, which then may differ. The defaults are the published weights
+    from LiDAR to camera. Published for the other directions: fusion to camera 10 / 5 / 10, camera to LiDAR 10 / 5 / 1
+    (with adapters on 'low' and 'high'), fusion to LiDAR 10 / 1 / 10.
 
     Args:
         relation_scope: See :func:`relation_loss`.
@@ -155,6 +158,7 @@ class UniDistill(Distiller):
     default_student_taps = {"low": "fuser", "high": "neck[0]", "response": "bbox_head"}
     default_teacher_taps = {"low": "fuser", "high": "neck[0]", "response": "bbox_head"}
     default_adapters = {"low": "auto", "high": None, "response": None}
+    sampled_aliases = frozenset({"low", "high"})
     layout_aware = True
 
     def __init__(
@@ -184,6 +188,10 @@ class UniDistill(Distiller):
         super().__init__(weights=weights, **kwargs)
         if not reg_keys:
             del self.weights["response_reg"]
+        responses = [build_weight(spec) for term, spec in self.weights.items() if term.startswith("response")]
+        if self.trains and all(weight.always_zero for weight in responses):
+            for taps in (self.student_taps, *self.teacher_taps.values()):
+                taps.pop("response", None)  # heads that nothing is learned from need not agree
         self.relation_scope = relation_scope
         self.cls_mode = cls_mode
         self.heatmap_key = heatmap_key
@@ -192,6 +200,11 @@ class UniDistill(Distiller):
         self.gaussian: dict[str, Any] = {"overlap": overlap, "min_radius": min_radius}
         self.eps = eps
         self.legacy = legacy
+
+    @property
+    def box_reach(self) -> BoxReach | None:
+        """The released code reads at exchanged coordinates as well, anywhere on the map."""
+        return None if self.legacy else BoxReach() | BoxReach.of_gaussians(**self.gaussian)
 
     def loss(self, student: Taps, teacher: Taps, step: Step) -> dict[str, Tensor]:
         """Returns the terms named in the class docstring."""
@@ -209,22 +222,28 @@ class UniDistill(Distiller):
                 "give the distiller an adapter for it (adapters=dict(low=...))"
             )
         high = at_points(student["high"]), at_points(teacher["high"])
-        return {
+        terms = {
             "feature": feature_loss(*low, num_boxes=num_boxes, eps=self.eps),
             "relation": relation_loss(
                 *high, num_boxes=num_boxes, scope=self.relation_scope, sample_index=sample_index, eps=self.eps
             ),
-            **self._response(student["response"], teacher["response"], boxes, sample_index),
         }
+        if "response" in student:
+            terms |= self._response(student["response"], teacher["response"], boxes, sample_index, step)
+        return terms
 
-    def _response(self, student: Tap, teacher: Tap, boxes: Tensor, sample_index: Tensor) -> dict[str, Tensor]:
+    def _response(
+        self, student: Tap, teacher: Tap, boxes: Tensor, sample_index: Tensor, step: Step
+    ) -> dict[str, Tensor]:
         """The class and regression terms, read from the cells under the Gaussian mask alone."""
-        student_head, teacher_head = head_maps(student), head_maps(teacher)
-        shared = self._shared_keys(student_head, teacher_head)
-        if not same_extent(tap_extent(student), tap_extent(teacher)):
-            raise GeometryError(
-                f"UniDistill: the heads cover {tap_extent(student)} m (student), {tap_extent(teacher)} m (teacher)"
-            )
+        student_head, teacher_head, shared = pair_heads(
+            student,
+            teacher,
+            method="UniDistill",
+            heatmap_key=self.heatmap_key,
+            reg_keys=self.reg_keys,
+            models=(step.student_model, step.teacher_models.get(self.teachers[0])),
+        )
         batch_size, _, height, width = student_head[self.heatmap_key][0].shape
         if self.legacy:
             boxes, sample_index = _with_padding(boxes, sample_index, batch_size=batch_size)
@@ -250,25 +269,6 @@ class UniDistill(Distiller):
             pair = at_cells(student_head, shared), at_cells(teacher_head, shared)
             terms["response_reg"] = response_loss(*pair, mask[cells], mode="mean", **average)
         return terms
-
-    def _shared_keys(self, student: Mapping[str, list[Tensor]], teacher: Mapping[str, list[Tensor]]) -> list[str]:
-        """The regression outputs to compare; raises unless both heads speak of the same cells and classes."""
-        shared = [key for key in self.reg_keys if key in student and key in teacher]
-        if self.heatmap_key not in student or self.heatmap_key not in teacher:
-            has = f"the student's has {sorted(student)}, the teacher's {sorted(teacher)}"
-            raise InputError(f"UniDistill: both heads need '{self.heatmap_key}', but {has}")
-        if self.reg_keys and not shared:
-            raise InputError(
-                f"UniDistill: the heads share none of {self.reg_keys}; reg_keys=() leaves response_reg out"
-            )
-        for key in (self.heatmap_key, *shared):
-            shapes = [[tuple(task.shape) for task in head[key]] for head in (student, teacher)]
-            if shapes[0] != shapes[1]:
-                raise InputError(
-                    f"UniDistill: '{key}' is {shapes[0]} in the student, {shapes[1]} in the teacher; "
-                    "the response terms need equal tasks, classes and grids"
-                )
-        return shared
 
 
 def _with_padding(boxes: Tensor, sample_index: Tensor, *, batch_size: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from perceptkd.core.source import build_model, read_model_source
 from perceptkd.datasets.seeded import collect_seeded_datasets
 from perceptkd.registry import DATASETS, MODELS
 
-DISTILLERS = ["perceptkd.UniDistill", "perceptkd.ForegroundDistill"]
+DISTILLERS = ["perceptkd.UniDistill", "perceptkd.ForegroundDistill", "perceptkd.DistillBEV"]
 
 
 @pytest.fixture
@@ -46,24 +46,27 @@ def terms(config: Config, *, kind: str, epoch: int, **teacher: Any) -> dict[str,
     return {name: value.detach() for name, value in losses.items() if name.startswith("loss_kd/")}
 
 
+@pytest.mark.parametrize("kind", DISTILLERS)
 def test_losses_from_the_store_are_those_of_the_teacher(
-    job: tuple[Path, Config], tmp_path: Path, capsys: pytest.CaptureFixture
+    job: tuple[Path, Config], tmp_path: Path, capsys: pytest.CaptureFixture, kind: str
 ) -> None:
     path, config = job
     store = tmp_path / "store"
-    assert main([str(path), "--out", str(store), "--epochs", "2", "--dtype", "float32", "--device", "cpu"]) == 0
+    other = path.with_name("other.py")
+    other.write_text(f"_base_ = ['{path.name}']\nmodel = dict(distillers=[dict(type='{kind}', teacher='lidar')])\n")
+    assert main([str(other), "--out", str(store), "--epochs", "2", "--dtype", "float32", "--device", "cpu"]) == 0
     output = capsys.readouterr().out
+    assert ("every cell" in output) == (kind == "perceptkd.DistillBEV")
     assert f"model.teachers.lidar.role=cached model.teachers.lidar.cache={store}" in output
-    for kind in DISTILLERS:
-        for epoch in range(2):
-            live = terms(config, kind=kind, epoch=epoch)
-            cached = terms(config, kind=kind, epoch=epoch, role="cached", cache=str(store))
-            assert live.keys() == cached.keys()
-            assert max(live.values()) > 0
-            for name, value in live.items():
-                torch.testing.assert_close(cached[name], value, rtol=1e-5, atol=1e-7)
+    for epoch in range(2):
+        live = terms(config, kind=kind, epoch=epoch)
+        cached = terms(config, kind=kind, epoch=epoch, role="cached", cache=str(store))
+        assert live.keys() == cached.keys()
+        assert max(live.values()) > 0
+        for name, value in live.items():
+            torch.testing.assert_close(cached[name], value, rtol=1e-5, atol=1e-7)
     with pytest.raises(CacheError, match=r"has no sample|was written from other inputs"):
-        terms(config, kind=DISTILLERS[0], epoch=2, role="cached", cache=str(store))
+        terms(config, kind=kind, epoch=2, role="cached", cache=str(store))
 
 
 def test_a_second_run_continues_and_adds_nothing(
@@ -84,3 +87,12 @@ def test_teachers_are_named(job: tuple[Path, Config], tiny_folder: Path, capsys:
 def test_a_teacher_that_changes_cannot_be_stored(job: tuple[Path, Config], capsys: pytest.CaptureFixture) -> None:
     assert main([str(job[0]), "--cfg-options", "model.teachers.lidar.role=ema"]) == 2
     assert "only a frozen one gives the same every time" in capsys.readouterr().err
+
+
+def test_a_teacher_whose_output_depends_on_the_batch_cannot_be_stored(
+    job: tuple[Path, Config], capsys: pytest.CaptureFixture
+) -> None:
+    assert main([str(job[0]), "--cfg-options", "model.teachers.lidar.norm=train"]) == 2
+    assert "its outputs depend on the batch, not a sample" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="cached teacher needs norm='eval'"):
+        terms(job[1], kind=DISTILLERS[0], epoch=0, role="cached", cache="x", norm="train")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceptkd.core.bev import foreground_cells, gaussian_mask, sample_points
+from perceptkd.core.bev import gaussian_mask, sample_points
 from perceptkd.distillers.unidistill import key_points
 
 EXTENT = (-54.0, -54.0, 54.0, 54.0)
@@ -122,28 +122,3 @@ class TestMask:
 
     def test_carries_no_gradient(self) -> None:
         assert not mask_of(box(10, 5).requires_grad_()).requires_grad
-
-
-class TestForegroundCells:
-    def cells(self, *boxes: tuple[float, ...], margin: int = 1) -> Tensor:
-        rows = torch.tensor(boxes).view(-1, 5)
-        return foreground_cells(
-            rows, first(rows), shape=(1, 20, 30), extent=(0.0, 0.0, 30.0, 20.0), enlarge=1.0, margin=margin
-        )[0]
-
-    def test_box_and_margin(self) -> None:
-        rows, columns = self.cells((10.5, 5.5, 5.0, 3.0, 0.0)).nonzero(as_tuple=True)
-        assert (rows.min(), rows.max(), columns.min(), columns.max()) == (3, 7, 7, 13)
-        assert len(rows) == 5 * 7
-
-    def test_a_box_outside_counts_for_the_cells_near_it(self) -> None:
-        assert self.cells((-1.5, 5.5, 2.8, 1.0, 0.0))[:, 0].sum() == 3
-        assert self.cells((-3.5, 5.5, 2.8, 1.0, 0.0)).sum() == 0
-
-    @pytest.mark.parametrize("yaw", [0.0, 0.4, 0.785, 1.3])
-    @pytest.mark.parametrize("x", [10.01, 10.4, 10.99])
-    def test_a_small_box_has_a_cell_however_it_is_turned(self, x: float, yaw: float) -> None:
-        assert self.cells((x, 5.99, 0.1, 0.1, yaw), margin=0).sum() >= 1
-
-    def test_no_boxes(self) -> None:
-        assert self.cells().sum() == 0

@@ -11,6 +11,7 @@ import torch
 
 from perceptkd.core import DistillModel
 from perceptkd.core.batch import RawBatch
+from perceptkd.core.box_reach import BoxReach
 from perceptkd.core.cache import CacheError, TeacherCache, flatten, unflatten
 from perceptkd.core.cache_key import SampleKey, build_fingerprint, sample_keys
 from perceptkd.core.cache_writer import TeacherCacheWriter, write_cache
@@ -136,7 +137,8 @@ def test_contract_14_a_failing_disk_leaves_nothing_half_written(
     ("change", "reason"),
     [
         ({"config": {**MODEL, "channels": 5}}, "teacher: stored"),
-        ({"norm": "train"}, "teacher: stored"),
+        ({"forward_mode": "tensor"}, "teacher: stored"),
+        ({"precision": "fp32"}, "teacher: stored"),
         ({"checkpoint": "other.pth"}, "checkpoint: stored"),
     ],
 )
@@ -232,26 +234,27 @@ def test_long_names_are_hashed_and_nameless_samples_refused(batch: Any) -> None:
 
 @pytest.mark.parametrize("layout", ["yx", "xy"])
 def test_a_foreground_store_keeps_the_cells_about_the_boxes(tmp_path: Path, layout: str) -> None:
-    """A car 4 m long and 2 m wide on a map of 1 m cells: enlarged by a quarter, 5 by 3 cells, and 3 around."""
+    """A car 4 m long and 2 m wide on a map of 1 m cells, and 2.4 m around it: 9 by 7 cells."""
     bev_map = torch.randn(2, 3, 20, 30)  # y, x
     value = bev_map if layout == "yx" else bev_map.transpose(2, 3).contiguous()
     spec = TapSpec("neck", layout=layout, extent=(0.0, 0.0, 30.0, 20.0))
     vector = Tap(TapSpec("score"), [torch.randn(2, 7)], "teacher")
     keys = [SampleKey(str(number), None, number) for number in range(2)]
     samples = [sample_with_boxes([(15.5, 10.5, 4.0, 2.0, 0.0)]), sample_with_boxes([])]
-    writer = TeacherCacheWriter(tmp_path, {}, dtype="float32", foreground=True)
+    reach = BoxReach(margin_m=2.4, cells=0)
+    writer = TeacherCacheWriter(tmp_path, {}, dtype="float32", reach=reach)
     writer.add(keys, {"map": Tap(spec, [{"a": value}], "teacher"), "score": vector}, samples)
     writer.close()
     store = TeacherCache(tmp_path)
     read = store.read(keys[::-1], spec)["a"].flip(0)
     found = read if layout == "yx" else read.transpose(2, 3)
-    rows, columns = slice(10 - 4, 10 + 5), slice(15 - 5, 15 + 6)
+    rows, columns = slice(10 - 3, 10 + 4), slice(15 - 4, 15 + 5)
     expected = torch.zeros_like(bev_map)
     expected[0, :, rows, columns] = bev_map[0, :, rows, columns]
     assert torch.equal(found, expected)
     assert torch.equal(store.read(keys, vector.spec), vector.value)
     stored = sum(np.load(path).nbytes for path in tmp_path.glob("shard-*.0.*.npy"))
-    assert stored == 9 * 11 * (3 * 4 + 4)
+    assert stored == 7 * 9 * (3 * 4 + 4)
 
 
 def sample_with_boxes(boxes: list[tuple[float, ...]]) -> Any:
@@ -262,12 +265,12 @@ def sample_with_boxes(boxes: list[tuple[float, ...]]) -> Any:
 def test_a_foreground_store_without_boxes_and_one_of_whole_maps_are_told_apart(tmp_path: Path) -> None:
     tap = Tap(TapSpec("neck", layout="yx", extent=(0.0, 0.0, 2.0, 2.0)), [torch.zeros(1, 1, 2, 2)], "teacher")
     keys = [SampleKey("a", None, 0)]
-    writer = TeacherCacheWriter(tmp_path, {}, foreground=True)
+    writer = TeacherCacheWriter(tmp_path, {}, reach=BoxReach())
     with pytest.raises(CacheError, match="needs the samples with their boxes"):
         writer.add(keys, {"map": tap})
     writer.add(keys, {"map": tap}, [sample_with_boxes([])])
     writer.close()
-    with pytest.raises(CacheError, match="holds foreground True, not False"):
+    with pytest.raises(CacheError, match=r"holds reach \{.*\}, not None"):
         TeacherCacheWriter(tmp_path, {})
 
 

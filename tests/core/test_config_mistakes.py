@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from perceptkd.core import DistillModel
-from perceptkd.core.bev import head_maps
 from perceptkd.core.errors import InputError
+from perceptkd.core.heads import head_maps
 from perceptkd.core.tap import Tap, TapSpec
 
 

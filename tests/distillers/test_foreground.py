@@ -44,6 +44,10 @@ class TestBoxWeights:
     def test_every_box_weighs_one_whatever_its_size(self, size: tuple[float, float]) -> None:
         assert weights_of((0.3, 0.2, *size, 0.4)).sum().item() == pytest.approx(1.0)
 
+    def test_a_small_box_on_a_corner_of_cells_has_a_cell_however_it_is_turned(self) -> None:
+        corners = [(0.5 * column, 0.5 * row, 0.1, 0.1, math.pi / 4) for column in range(-8, 9) for row in range(-8, 9)]
+        assert weights_of(*corners).sum().item() == pytest.approx(len(corners))
+
     def test_boxes_add_up_each_in_its_sample(self) -> None:
         weight = weights_of(CAR, CAR, CAR, samples=[0, 1, 1])
         assert weight.sum(dim=(1, 2)).tolist() == pytest.approx([1.0, 2.0])
@@ -174,6 +178,18 @@ def test_options_out_of_range(wrong: dict) -> None:
 
 def test_heads_of_other_classes(make_step: Make) -> None:
     student, teacher = random_sides()
-    teacher[2] = torch.randn(1, 4, SIZE, SIZE)
-    with pytest.raises(ValueError, match=r"class maps of \(1, 3, 24, 24\) \(student\), \(1, 4, 24, 24\)"):
-        ForegroundDistill().loss(make_taps(*student), make_taps(*teacher), step_with(make_step, [CAR], [1]))
+    step = step_with(make_step, [CAR], [1])
+    fewer = [*teacher[:2], torch.randn(1, 4, SIZE, SIZE), *teacher[3:]]
+    with pytest.raises(ValueError, match=r"'heatmap' is .*equal tasks, classes and grids"):
+        ForegroundDistill().loss(make_taps(*student), make_taps(*fewer), step)
+    with pytest.raises(ValueError, match=r"both heads need 'hm' \(heatmap_key=\)"):
+        ForegroundDistill(heatmap_key="hm").loss(make_taps(*student), make_taps(*teacher), step)
+    with pytest.raises(ValueError, match="2 channel_labels for heads with 3 class channels"):
+        ForegroundDistill(channel_labels=[0, 1]).loss(make_taps(*student), make_taps(*teacher), step)
+
+
+def test_maps_of_another_size_are_not_read_at_the_wrong_cells(make_step: Make) -> None:
+    student, teacher = random_sides()
+    finer = [torch.nn.functional.interpolate(teacher[0], scale_factor=2), *teacher[1:]]
+    with pytest.raises(ValueError, match=r"'low' is .*24, 24\) in the student, .*48, 48\) in the teacher"):
+        ForegroundDistill().loss(make_taps(*student), make_taps(*finer), step_with(make_step, [CAR], [1]))

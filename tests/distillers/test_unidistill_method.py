@@ -155,6 +155,44 @@ def test_heads_on_other_grids_or_areas_raise(maps: tuple, make_taps: Make, make_
         UniDistill().loss(whole, elsewhere, make_step(BOXES))
 
 
+def test_heads_that_nothing_is_learned_from_may_differ(maps: tuple, make_taps: Make, make_step: Make) -> None:
+    method = UniDistill(weights={"response": 0})
+    assert "response" not in method.student_taps
+    assert "response" not in method.teacher_taps["teacher"]
+    taps = [make_taps(side, side, None) for side in maps]
+    for side in taps:
+        del side["response"]
+    assert set(method(*taps, make_step(BOXES))) == {"feature", "relation"}
+    measuring = UniDistill(weights=dict.fromkeys(TERMS, 0))
+    assert "response" in measuring.student_taps
+
+
+def test_heads_of_another_class_order_raise(maps: tuple, make_taps: Make, make_step: Make) -> None:
+    models = [torch.nn.Module() for _ in range(2)]
+    for model, names in zip(models, ([["car"], ["bus", "truck"]], [["car"], ["truck", "bus"]]), strict=True):
+        model.bbox_head = torch.nn.Module()
+        model.bbox_head.class_names = names
+    taps = [make_taps(side, side, head_of(side)) for side in maps]
+    step = make_step(BOXES)
+    step.student_model, step.teacher_models = models[0], {"teacher": models[0]}
+    assert UniDistill().loss(*taps, step)
+    step.teacher_models = {"teacher": models[1]}
+    with pytest.raises(ValueError, match=r"other classes or another order: .*'bus', 'truck'.*'truck', 'bus'"):
+        UniDistill().loss(*taps, step)
+
+
+def test_a_finer_teacher_leaves_the_student_at_its_size(maps: tuple, make_taps: Make, make_step: Make) -> None:
+    student, teacher = (side.detach() for side in maps)
+    method = UniDistill(weights={"response": 0})
+    method.build_adapters()
+    sizes = []
+    method.loss = lambda own, other, step: sizes.extend(tap["low"].value.shape[2:] for tap in (own, other)) or {}
+    method.weights = {}
+    coarse = torch.nn.functional.avg_pool2d(student, 2)
+    method(make_taps(coarse, coarse, None), make_taps(teacher, teacher, None), make_step(BOXES))
+    assert sizes == [coarse.shape[2:], teacher.shape[2:]]
+
+
 @pytest.mark.parametrize(
     "options", [{"relation_scope": "all"}, {"cls_mode": "mean"}, {"eps": 1e-8}, {"weights": {"x": 1}}]
 )
