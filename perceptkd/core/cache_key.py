@@ -3,7 +3,7 @@
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,6 @@ from perceptkd.core.errors import InputError
 NAMES = ("token", "sample_token", "sample_idx", "img_id", "img_path", "lidar_path")
 #: Longer names (paths) are stored as their hash.
 MAX_NAME = 128
-#: Of large inputs every so many-th value enters the checksum: an augmentation changes nearly all of them.
-MAX_HASHED = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,8 @@ class SampleKey:
     """Attributes:
     sample: The data set's name of it.
     view: Which augmentation of it; None where the pipeline does not say, then the content decides.
-    content: Checksum of its raw inputs.
+    content: Checksum of its raw inputs, of all numbers in its metainfo (calibration, augmentation) and of its
+        annotated boxes, about which a store may keep the maps alone.
     """
 
     sample: str
@@ -48,7 +47,8 @@ def sample_keys(batch: Any) -> list[SampleKey]:
             raise InputError(f"A cached teacher needs one of {', '.join(NAMES)} in the samples' metainfo (meta_keys)")
         name = str(name) if len(str(name)) <= MAX_NAME else hashlib.sha256(str(name).encode()).hexdigest()
         view = sample.metainfo.get("view")
-        keys.append(SampleKey(name, None if view is None else str(view), _checksum(_pick(inputs, number))))
+        content = _checksum([_pick(inputs, number), *_numbers(sample.metainfo), *_annotations(sample)])
+        keys.append(SampleKey(name, None if view is None else str(view), content))
     return keys
 
 
@@ -88,12 +88,33 @@ def _pick(inputs: Any, number: int) -> Any:
     return inputs[number]
 
 
+def _numbers(metainfo: Mapping[str, Any]) -> Iterator[np.ndarray]:
+    """The values of a sample's metainfo that are numbers or arrays of numbers."""
+    for key in sorted(metainfo):
+        value = metainfo[key]
+        if not isinstance(value, str):
+            try:
+                yield np.asarray(value, dtype=np.float64)
+            except (TypeError, ValueError):
+                continue  # names, types and dicts, which say nothing of geometry
+
+
+def _annotations(sample: Any) -> Iterator[Any]:
+    for kind in ("gt_instances", "gt_instances_3d"):
+        instances = getattr(sample, kind, None)
+        for key in ("bboxes", "bboxes_3d"):
+            boxes = getattr(instances, key, None)
+            if boxes is not None:
+                yield boxes
+
+
 def _checksum(value: Any, start: int = 0) -> int:
+    if isinstance(value, str):
+        return zlib.crc32(value.encode(), start)
     if isinstance(value, Sequence):
         for item in value:
             start = _checksum(item, start)
         return start
     tensor = value if isinstance(value, Tensor) else getattr(value, "tensor", None)
     array = np.asarray(value) if tensor is None else tensor.detach().cpu().numpy()
-    flat = array.reshape(-1)[:: max(1, array.size // MAX_HASHED)]
-    return zlib.crc32(np.ascontiguousarray(flat).tobytes(), zlib.crc32(str(array.shape).encode(), start))
+    return zlib.crc32(np.ascontiguousarray(array).tobytes(), zlib.crc32(str(array.shape).encode(), start))

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
+from mmengine.structures import InstanceData
 
 from perceptkd.core import DistillModel
 from perceptkd.core.batch import RawBatch
@@ -230,6 +232,25 @@ def test_long_names_are_hashed_and_nameless_samples_refused(batch: Any) -> None:
         sample.set_metainfo({"img_id": None, "token": None})
     with pytest.raises(ValueError, match="needs one of token,"):
         sample_keys(batch)
+
+
+def test_the_content_of_a_sample_is_all_that_its_outputs_depend_on() -> None:
+    def content(points: torch.Tensor, *, matrix: float = 1.0, x: float = 0.0, path: str = "a") -> int:
+        sample = Det3DDataSample(metainfo={"token": "t", "lidar2cam": np.eye(4) * matrix, "lidar_path": path})
+        boxes = LiDARInstance3DBoxes(torch.tensor([[x, 0.0, 0.0, 4.0, 2.0, 1.5, 0.0]]))
+        sample.gt_instances_3d = InstanceData(bboxes_3d=boxes)
+        (key,) = sample_keys({"inputs": {"points": [points]}, "data_samples": [sample]})
+        return key.content
+
+    points = torch.randn(70_000, 5)
+    before = content(points)
+    assert content(points.clone(), path="b") == before
+    for column in range(5):
+        changed = points.clone()
+        changed[12_345, column] += 1
+        assert content(changed) != before
+    assert content(points, matrix=2.0) != before
+    assert content(points, x=1.0) != before
 
 
 @pytest.mark.parametrize("layout", ["yx", "xy"])
