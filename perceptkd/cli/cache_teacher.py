@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, check_data, run_command
 from perceptkd.cli.estimate import epochs_of
+from perceptkd.cli.jobs import strings
 from perceptkd.cli.train import read_config
 from perceptkd.core.cache_writer import TeacherCacheWriter, write_cache
 from perceptkd.core.teacher import teacher_fingerprint
@@ -58,6 +59,11 @@ def cache_teacher(
         raise UserError(f"teacher '{teacher}' has role='{options.role}': only a frozen one gives the same every time")
     if options.norm != "eval":
         raise UserError(f"teacher '{teacher}' has norm='{options.norm}': its outputs depend on the batch, not a sample")
+    if any(name.endswith("CBGSDataset") for name in strings(config.train_dataloader.dataset)):
+        raise UserError(
+            "CBGSDataset draws its frames anew whenever it is built, so that the training would find others than those "
+            "of the cache: take it out of train_dataloader.dataset for both"
+        )
     dataset = DATASETS.build(config.train_dataloader.dataset)
     seeded = collect_seeded_datasets(dataset)
     if epochs is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -195,11 +196,11 @@ def _with_random_teachers(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def epochs_of(config: Config, *, samples: int, batch_size: int) -> int:
-    """How often the training sees each sample."""
+    """How many passes over its samples the training, in one process, begins."""
     loop = config.train_cfg
     if loop.get("max_epochs"):
         return loop.max_epochs
-    return max(1, round(loop.max_iters * batch_size / samples))
+    return math.ceil(loop.max_iters * batch_size / samples)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

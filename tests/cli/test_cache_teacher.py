@@ -96,3 +96,14 @@ def test_a_teacher_whose_output_depends_on_the_batch_cannot_be_stored(
     assert "its outputs depend on the batch, not a sample" in capsys.readouterr().err
     with pytest.raises(ValueError, match="cached teacher needs norm='eval'"):
         terms(job[1], kind=DISTILLERS[0], epoch=0, role="cached", cache="x", norm="train")
+
+
+def test_frames_that_are_drawn_anew_cannot_be_stored(job: tuple[Path, Config], capsys: pytest.CaptureFixture) -> None:
+    drawn = job[0].with_name("drawn.py")
+    drawn.write_text(
+        f"_base_ = ['{job[0].name}']\n"
+        "train_dataloader = dict(dataset=dict(dataset=dict(_delete_=True, type='mmdet3d.CBGSDataset', "
+        "dataset={{_base_.train_dataloader.dataset.dataset}})))\n"
+    )
+    assert main([str(drawn), "--device", "cpu"]) == 2
+    assert "CBGSDataset draws its frames anew" in capsys.readouterr().err

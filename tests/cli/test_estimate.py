@@ -94,7 +94,8 @@ def test_report_counts_samples_and_epochs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loop", "expected"), [({"max_epochs": 7}, 7), ({"max_iters": 500}, 10), ({"max_iters": 1}, 1)]
+    ("loop", "expected"),
+    [({"max_epochs": 7}, 7), ({"max_iters": 500}, 10), ({"max_iters": 520}, 11), ({"max_iters": 1}, 1)],
 )
 def test_epochs(loop: dict, expected: int) -> None:
     assert epochs_of(Config({"train_cfg": loop}), samples=100, batch_size=2) == expected
