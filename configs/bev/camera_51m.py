@@ -9,3 +9,8 @@ model = dict(
     bbox_head=dict(bbox_coder=dict(pc_range=area[:2], voxel_size=[0.8, 0.8])),
     train_cfg=dict(grid_size=[128, 128, 1], voxel_size=[0.8, 0.8, 8.0], point_cloud_range=area),
 )
+
+finish = [dict(type="perceptkd.FilterRange", point_cloud_range=area), *_base_.finish[1:]]
+train_pipeline = [_base_.load_lidar, _base_.load_cameras, *_base_.augment_scene, _base_.augment_cameras, *finish]
+camera_train_pipeline = train_pipeline[1:]
+train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(pipeline=camera_train_pipeline))))
