@@ -240,6 +240,26 @@ class TestMethod:
         terms = method.loss(taps_of(*student), taps_of(*teacher), step)
         assert {term: terms[term].item() for term in expected} == pytest.approx(expected, rel=1e-5)
 
+    def test_the_encoder_reads_nine_values_and_the_class(self, sides: tuple, labelled: Make) -> None:
+        """The gravity centre, not that of the bottom, in the cells of half the length and width."""
+        student, teacher = sides
+        step = labelled([[(2.0, 1.0, 4.0, 4.0, 0.0)], [(-3.5, -2.5, 0.6, 0.8, 0.3)]], [[2], [0]])
+        for number, sample in enumerate(step.data_samples, start=1):
+            sample.gt_instances_3d.bboxes_3d.tensor[:, 7:] = torch.tensor([3.0, -1.0]) * number
+        drawn = []
+        method = LabelDistill(**OPTIONS)
+        method.encoder.register_forward_pre_hook(lambda _, inputs: drawn.append(inputs[0]))
+        method.loss(taps_of(*student), taps_of(*teacher), step)
+        expected = torch.zeros(2, 16, 16, 12)
+        bottom, height = -1.0, 1.5
+        expected[0, 8:10, 9:11] = torch.tensor(
+            [2.0, 1.0, bottom + height / 2, 4.0, 4.0, height, 0.0, 3.0, -1.0, 0.0, 0.0, 1.0]
+        )
+        expected[1, 5, 4] = torch.tensor(
+            [-3.5, -2.5, bottom + height / 2, 0.6, 0.8, height, 0.3, 6.0, -2.0, 1.0, 0.0, 0.0]
+        )
+        torch.testing.assert_close(drawn[0], expected)
+
     def test_response_at_the_annotated_centres(self, sides: tuple, labelled: Make) -> None:
         """Task 0 has a box at cell (10, 11), task 1 those at (13, 4) and (5, 8); its outputs are 1.5 and 2.5 x."""
         (fine, coarse), teacher = sides
