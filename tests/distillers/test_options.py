@@ -92,8 +92,8 @@ def test_distillbev_temperature(make_step: Make, options: dict, temperature: flo
 
 
 BUS = (0.5, 0.5, 12.0, 3.8, 0.0)  # a Gaussian of radius 2 with an overlap of 0.1, of 3 with 0.3
-CONE = (0.5, 1.5, 0.7, 0.7, 0.0)
-BESIDE = (12, 10)  # a cell 2 m to the left of the bus and 1 m of the cone, in neither
+CONE = (1.5, 1.5, 0.7, 0.7, 0.0)
+BESIDE = (12, 10)  # a cell 2 m to the left of the bus, and next to the cone across a corner
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ BESIDE = (12, 10)  # a cell 2 m to the left of the bus and 1 m of the cone, in n
         ({}, [BUS], 0.2, 1.0),
         ({"overlap": 0.3}, [BUS], 0.2, 0.0),
         ({}, [CONE], 0.2, 0.0),
-        ({"min_radius": 0}, [CONE], 0.2, 1.0),
+        ({"min_radius": 1}, [CONE], 0.2, 1.0),
     ],
 )
 def test_distillbev_false_positives(
