@@ -23,7 +23,7 @@ def trained(model: Any, batches: list[Any], *, accumulative_counts: int) -> dict
     wrapper.initialize_count_status(model, 0, len(batches))
     for batch in batches:
         model.train_step(batch, wrapper)
-    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def join(batches: list[Any]) -> Any:
