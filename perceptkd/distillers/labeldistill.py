@@ -3,6 +3,8 @@
 A label encoder turns annotated boxes into maps that the teacher's frozen neck and head decode back into these boxes: an
 approximate inverse of the head, free of what a LiDAR cannot see. The student's channels are partitioned: one third
 learns from the label maps, one from the teacher's, one is left to the images. Encoder and adapters are training-only.
+BatchNorm of the teacher keeps its own statistics; the release calls ``eval()`` in ``__init__`` alone, so that the
+training loop puts it, and that of the label encoder, back into train mode.
 
 Shapes: B samples, N boxes of the whole batch, K classes, C channels, R regression channels, H rows (y), W columns (x).
 BEV boxes are ``(x, y, length, width, yaw)`` in metres and radians, counter-clockwise.

@@ -153,7 +153,9 @@ class TiGBEV(Distiller):
       edge of the map onto the edge, where here the map is zero;
     * a LiDAR point belongs to the image feature whose centre in the student's frustum is nearest, instead of the one at
       its pixel divided by the stride; where boxes overlap, to the first box instead of the last;
-    * averages go over the boxes and pixels of all ranks.
+    * averages go over the boxes and pixels of all ranks;
+    * BatchNorm of the teacher keeps its own statistics; the release calls ``eval()`` in ``__init__`` alone, so that the
+      training loop puts it back into train mode.
 
     The dense depth loss and the detection loss are the student's own. The release always has a 1 x 1 convolution from
     the student's channels to the teacher's for ``inter_channel``; here ``'auto'`` makes one where the counts differ,
