@@ -1,4 +1,4 @@
-"""Foreground distillation: UniDistill's three depths, each without the weakness that its successors found in it.
+"""Foreground distillation: UniDistill's three depths, with ideas of later papers (see configs/foreground/README.md).
 
 Ours, not a published method. Against UniDistill (:mod:`perceptkd.distillers.unidistill`):
 
