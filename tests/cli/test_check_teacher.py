@@ -111,7 +111,7 @@ def test_an_unknown_option_of_a_teacher_is_one_sentence(
 ) -> None:
     option = "model.teachers.big.checkpont=x.pth"
     assert main([str(tiny_folder / "distill.py"), "--cfg-options", option]) == 2
-    assert "Teacher 'big': " in capsys.readouterr().err
+    assert "Teacher 'big' has no option 'checkpont'; it has config, checkpoint, " in capsys.readouterr().err
 
 
 def test_missing_keys_stop_it_and_are_named(
