@@ -7,10 +7,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs in as many proce
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import random
+import subprocess
+import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -84,6 +87,34 @@ def device(request: pytest.FixtureRequest) -> str:
 def repository() -> Path:
     """The root of the checkout."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def run_ranks() -> Callable[..., list[Any]]:
+    """run_ranks(script, folder, *arguments, count=2) -> what each process saved.
+
+    They are ``python script RANK FOLDER *arguments``; each saves ``FOLDER/RANK.pt``. All of them end with the test.
+    """
+
+    def run(script: Path | str, folder: Path, *arguments: str, count: int = 2, timeout_s: float = 600) -> list[Any]:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, str(script), str(rank), str(folder), *arguments],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(count)
+        ]
+        try:
+            errors = [process.communicate(timeout=timeout_s)[1] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        assert [process.returncode for process in processes] == [0] * count, "\n".join(errors)
+        return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """One process of the two-rank test of contract 9: trains on its share of the batches and saves what came out.
 
-Usage: ddp_worker.py RANK WORLD_SIZE WRAPPER RENDEZVOUS_FILE OUTPUT, where WRAPPER is none, ddp or fsdp2
+Usage: ddp_worker.py RANK FOLDER WORLD_SIZE WRAPPER, where WRAPPER is none, ddp or fsdp2
 """
 
 import sys
@@ -76,9 +76,9 @@ def train(rank: int, world_size: int, wrapper: str, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    rank, world_size, wrapper = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    rank, folder, world_size, wrapper = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     torch.set_num_threads(1)
     if world_size > 1:
-        dist.init_process_group("gloo", init_method=f"file://{sys.argv[4]}", rank=rank, world_size=world_size)
-    train(rank, world_size, wrapper, Path(sys.argv[5]))
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    train(rank, world_size, wrapper, folder / f"{rank}.pt")
     leave_processes()

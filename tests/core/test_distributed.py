@@ -1,8 +1,6 @@
 """Contract 9: N processes train exactly as one process on the joint batch."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,45 +13,21 @@ from perceptkd.core.distributed import all_reduce_mean
 WORKER = Path(__file__).with_name("ddp_worker.py")
 
 
-def train(folder: Path, world_size: int, wrapper: str) -> list[dict[str, Any]]:
-    """Run the worker in ``world_size`` processes; what each of them saved."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PERCEPTKD_OPS": "own"}
-    outputs = [folder / f"{wrapper}-{rank}.pth" for rank in range(world_size)]
-    arguments = [str(world_size), wrapper, str(folder / f"meet-{wrapper}")]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(rank), *arguments, str(output)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, output in enumerate(outputs)
-    ]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(output) for output in outputs]
-
-
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def alone(run_ranks: Callable[..., list[Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one process saved that trained on the joint batches."""
-    return train(tmp_path_factory.mktemp("alone"), 1, "none")[0]
+    return run_ranks(WORKER, tmp_path_factory.mktemp("alone"), "1", "none", count=1, timeout_s=300)[0]
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
 @pytest.mark.parametrize(("wrapper", "kind"), [("ddp", "Parameter"), ("fsdp2", "DTensor")])
 def test_contract_09_two_gloo_ranks_equal_one_process_on_the_joint_batch(
-    alone: dict[str, Any], tmp_path: Path, wrapper: str, kind: str
+    alone: dict[str, Any], run_ranks: Callable[..., list[Any]], tmp_path: Path, wrapper: str, kind: str
 ) -> None:
     """Behind DDP, and with torch's fully_shard on the student's blocks and the rest of the model."""
     if wrapper == "fsdp2" and not hasattr(import_module("torch.distributed.fsdp"), "fully_shard"):
         pytest.skip("this torch has no fully_shard")
-    ranks = train(tmp_path, 2, wrapper)
+    ranks = run_ranks(WORKER, tmp_path, "2", wrapper, timeout_s=300)
     assert ranks[0]["kinds"] == [{kind}, {"Parameter"}]  # the teacher's are never sharded
     assert all(torch.equal(value, ranks[1]["teacher"][key]) for key, value in alone["teacher"].items())
     assert any("adapters" in key for key in alone["state"])

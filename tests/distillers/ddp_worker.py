@@ -1,6 +1,6 @@
 """One of the two processes of test_distributed.py: every method on this rank's samples, and on all of them alone.
 
-Usage: ddp_worker.py RANK RENDEZVOUS_FILE OUTPUT
+Usage: ddp_worker.py RANK FOLDER
 """
 
 import sys
@@ -102,9 +102,9 @@ def run_all(chosen: list[int]) -> dict[str, dict[str, dict[str, tuple[Tensor, Te
 
 
 if __name__ == "__main__":
-    rank = int(sys.argv[1])
+    rank, folder = int(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
     joint = run_all([*RANKS[0], *RANKS[1]])  # before the processes meet: each is alone
-    dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=len(RANKS))
-    torch.save({"joint": joint, "own": run_all(RANKS[rank])}, sys.argv[3])
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=len(RANKS))
+    torch.save({"joint": joint, "own": run_all(RANKS[rank])}, f"{folder}/{rank}.pt")
     leave_processes()

@@ -1,10 +1,10 @@
 """mmcv's synchronised batch normalisation against torch's on the joint batch (run as a script by the test)."""
 
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,18 +95,8 @@ def test_cumulative_average_and_no_running_statistics(alone_in_a_group: None) ->
     torch.testing.assert_close(untracked.eval()(maps), nn.BatchNorm2d(CHANNELS, affine=False)(maps))
 
 
-def test_two_processes_equal_torch_on_the_joint_batch(tmp_path: Path) -> None:
-    workers = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
-        for rank in range(RANKS)
-    ]
-    try:
-        errors = [worker.communicate(timeout=600)[1] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0] * RANKS, "\n".join(errors)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS)]
+def test_two_processes_equal_torch_on_the_joint_batch(run_ranks: Callable[..., list[Any]], tmp_path: Path) -> None:
+    ranks = run_ranks(__file__, tmp_path, count=RANKS)
     expected = train(nn.BatchNorm2d(CHANNELS), slice(None))
     for case, name in (("equal", "output"), ("equal", "input"), ("uneven", "output")):
         joint = [torch.cat(parts) for parts in zip(*(rank[case][name] for rank in ranks))]

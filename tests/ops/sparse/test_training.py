@@ -1,9 +1,10 @@
 """Sparse layers in the ways people train: activation checkpointing, torch.compile, autocast, several processes."""
 
-import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,11 +85,9 @@ def test_autocast_multiplies_in_bfloat16_and_keeps_float32_weights() -> None:
     torch.testing.assert_close(found[0].float(), expected[0], rtol=0.1, atol=0.02)
 
 
-def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
+def test_two_processes_average_their_gradients(run_ranks: Callable[..., list[Any]], tmp_path: Path) -> None:
     """One of them has a frame without points, which must take part all the same."""
-    processes = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(RANKS)]
-    assert [process.wait(timeout=120) for process in processes] == [0] * RANKS
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS))
+    first, second = run_ranks(__file__, tmp_path, count=RANKS, timeout_s=120)
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     apart = [gradients(seeded_net(), sample(rank, count=count))[2:] for rank, count in enumerate(COUNTS)]
     expected = [(one + other) / RANKS for one, other in zip(*apart)]
