@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from perceptkd.core.bev import tap_extent
+from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import GeometryError, canonical_bev, same_extent
 from perceptkd.core.tap import Tap
@@ -44,28 +45,24 @@ def head_maps(tap: Tap) -> dict[str, list[Tensor]]:
 
 
 def pair_heads(
-    student: Tap,
-    teacher: Tap,
-    *,
-    method: str,
-    heatmap_key: str,
-    reg_keys: Sequence[str],
-    models: tuple[nn.Module | None, nn.Module | None] = (None, None),
+    student: Tap, teacher: Tap, step: Step, *, distiller: Distiller, heatmap_key: str, reg_keys: Sequence[str]
 ) -> HeadPair:
     """Takes the outputs of both heads, and checks that cell by cell and channel by channel they mean the same.
 
     Args:
         student: Tap of the student's head.
         teacher: Tap of the teacher's.
-        method: Who asks, for messages.
+        step: Its models; where student and teacher both have a ``bbox_head`` with ``class_names``, these have to be
+            equal.
+        distiller: Who asks.
         heatmap_key: Name of the class logits.
         reg_keys: Names of the regression outputs to compare, of which those count that both have.
-        models: Student and teacher; where both have a ``bbox_head`` with ``class_names``, these have to be equal.
 
     Raises:
         InputError: An output is missing, or tasks, classes, channels or grids differ.
         GeometryError: The maps cover different places.
     """
+    method = type(distiller).__name__
     pair = head_maps(student), head_maps(teacher)
     if not all(heatmap_key in head for head in pair):
         has = f"the student's has {sorted(pair[0])}, the teacher's {sorted(pair[1])}"
@@ -80,6 +77,7 @@ def pair_heads(
                 f"{method}: '{key}' is {shapes[0]} in the student, {shapes[1]} in the teacher; response terms need "
                 "equal tasks, classes and grids. Weights of 0 for them leave the heads out"
             )
+    models = step.student_model, step.teacher_models.get(distiller.teachers[0])
     classes = [getattr(getattr(model, "bbox_head", None), "class_names", None) for model in models]
     if None not in classes and classes[0] != classes[1]:
         raise InputError(

@@ -167,12 +167,7 @@ class ForegroundDistill(Distiller):
     ) -> dict[str, Tensor]:
         """Class and regression terms under the Gaussians of the boxes, weighted by how sure the teacher is there."""
         *heads, shared = pair_heads(
-            student,
-            teacher,
-            method="ForegroundDistill",
-            heatmap_key=self.heatmap_key,
-            reg_keys=self.reg_keys,
-            models=(step.student_model, step.teacher_models.get(self.teachers[0])),
+            student, teacher, step, distiller=self, heatmap_key=self.heatmap_key, reg_keys=self.reg_keys
         )
         own, other = (torch.cat(head[self.heatmap_key], dim=1) for head in heads)
         batch_size, classes, height, width = own.shape

@@ -219,8 +219,7 @@ class LabelDistill(Distiller):
                 adapted = self.thirds[f"{term}_{level}"](third)
                 terms[term] += feature_loss(adapted, target, weight, total_weight=total_weight, eps=self.eps)
         encoder = sum(model.bbox_head.loss(model.neck(label_maps), step.data_samples).values())
-        response = self._response(student["response"], teacher["response"], targets, (step.student_model, model))
-        return {"encoder": encoder, **terms, **response}
+        return {"encoder": encoder, **terms, **self._response(student["response"], teacher["response"], targets, step)}
 
     def _draw(self, tap: Tap, step: Step) -> Tensor:
         """All nine values and the class of annotated boxes on the grid of a tap of the teacher [B, H, W, 9 + K]."""
@@ -238,12 +237,10 @@ class LabelDistill(Distiller):
         grid: dict[str, Any] = {"shape": shape, "extent": tap_extent(tap), "fill": self.fill}
         return draw_labels(boxes[known], labels, sample_index[known], **grid)
 
-    def _response(
-        self, student: Tap, teacher: Tap, targets: Sequence[Any], models: tuple[nn.Module | None, nn.Module]
-    ) -> dict[str, Tensor]:
+    def _response(self, student: Tap, teacher: Tap, targets: Sequence[Any], step: Step) -> dict[str, Tensor]:
         """The class term over the map, the regression term at the annotated centres."""
         *heads, regression = pair_heads(
-            student, teacher, method="LabelDistill", heatmap_key="heatmap", reg_keys=REGRESSION_KEYS, models=models
+            student, teacher, step, distiller=self, heatmap_key="heatmap", reg_keys=REGRESSION_KEYS
         )
         terms = {"response_cls": 0.0, "response_reg": 0.0}
         for task, target in enumerate(targets):

@@ -237,12 +237,7 @@ class UniDistill(Distiller):
     ) -> dict[str, Tensor]:
         """The class and regression terms, read from the cells under the Gaussian mask alone."""
         student_head, teacher_head, shared = pair_heads(
-            student,
-            teacher,
-            method="UniDistill",
-            heatmap_key=self.heatmap_key,
-            reg_keys=self.reg_keys,
-            models=(step.student_model, step.teacher_models.get(self.teachers[0])),
+            student, teacher, step, distiller=self, heatmap_key=self.heatmap_key, reg_keys=self.reg_keys
         )
         batch_size, _, height, width = student_head[self.heatmap_key][0].shape
         if self.legacy:
