@@ -59,6 +59,13 @@ def sample_points(
     return (torch.where(weight > 0, corners, 0) * weight).sum(dim=2)  # a broken cell far away has no part in it
 
 
+def map_grid(like: Tensor, *, shape: tuple[int, int], extent: Extent) -> tuple[Tensor, Tensor]:
+    """The low corner of a map and the sides of a cell, both (x, y) [2] in metres, on device and of type of ``like``."""
+    height, width = shape
+    low, high = like.new_tensor(extent).view(2, 2)
+    return low, (high - low) / low.new_tensor((width, height))
+
+
 def cell_offsets(boxes: Tensor, *, shape: tuple[int, int], extent: Extent) -> tuple[Tensor, Tensor]:
     """How far the centre of every cell is from that of every box.
 
@@ -71,8 +78,7 @@ def cell_offsets(boxes: Tensor, *, shape: tuple[int, int], extent: Extent) -> tu
         x and y in metres [N, H, W, 2], and the sides of a cell [2].
     """
     height, width = shape
-    low, high = boxes.new_tensor(extent).view(2, 2)
-    cell_m = (high - low) / low.new_tensor((width, height))
+    low, cell_m = map_grid(boxes, shape=shape, extent=extent)
     rows, columns = torch.meshgrid(*(torch.arange(n, device=boxes.device) for n in (height, width)), indexing="ij")
     centres = (torch.stack((columns, rows), dim=-1) + 0.5) * cell_m + low
     return centres - boxes[:, None, None, :2], cell_m
@@ -136,8 +142,7 @@ def gaussian_mask(
     Returns:
         Mask [B, H, W] in [0, 1], fp32, without a gradient.
     """
-    low, high = boxes.new_tensor(extent, dtype=torch.float64).view(2, 2)
-    cell_m = (high - low) / low.new_tensor(shape[:0:-1])
+    low, cell_m = map_grid(boxes.double(), shape=shape[1:], extent=extent)
     # trunc, not floor: a centre less than one cell outside of the low edge is drawn in the first cell, as published.
     centre = ((boxes[:, :2].double() - low) / cell_m).trunc().long()
     length, width_cells = (boxes[:, 2:4].double() / cell_m).unbind(1)

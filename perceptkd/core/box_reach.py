@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceptkd.core.bev import cells_in_boxes, gaussian_radius
+from perceptkd.core.bev import cells_in_boxes, gaussian_radius, map_grid
 from perceptkd.core.errors import InputError
 from perceptkd.core.tap import Extent
 
@@ -86,8 +86,7 @@ def foreground_cells(
     Raises:
         InputError: Cells are not square, as a radius in cells needs them to be.
     """
-    low, high = boxes.new_tensor(extent).view(2, 2)
-    cell_m = (high - low) / low.new_tensor(shape[:0:-1])
+    _, cell_m = map_grid(boxes, shape=shape[1:], extent=extent)
     if not torch.isclose(cell_m[0], cell_m[1], rtol=1e-3):
         raise InputError(f"Cells of {cell_m.tolist()} m are not square: store whole maps")
     half = boxes[:, 2:4] * reach.enlarge / 2 + reach.margin_m
