@@ -57,6 +57,15 @@ def canonical_pair(student: Tap, teacher: Tap, *, resample: bool = False) -> tup
     return student_map, teacher_map
 
 
+def check_equal_shapes(student: Tensor, teacher: Tensor, *, method: str, alias: str) -> None:
+    """Raise where maps that a method compares cell by cell differ in channels or size."""
+    if student.shape != teacher.shape:
+        raise InputError(
+            f"{method}: '{alias}' is {tuple(student.shape)} in the student, {tuple(teacher.shape)} in the teacher; "
+            f"give the distiller an adapter for it (adapters=dict({alias}=...))"
+        )
+
+
 def resample_bev(bev_map: Tensor, *, extent: Extent, target_extent: Extent, size: tuple[int, int]) -> Tensor:
     """Bilinear samples of a map at the cell centres of another grid; zero outside of it.
 

@@ -16,7 +16,7 @@ from perceptkd.core.box_reach import BoxReach
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
-from perceptkd.core.geometry import canonical_pair
+from perceptkd.core.geometry import canonical_pair, check_equal_shapes
 from perceptkd.core.tap import Extent, Taps
 from perceptkd.registry import DISTILLERS
 
@@ -122,11 +122,7 @@ class BEVDistill(Distiller):
     def loss(self, student: Taps, teacher: Taps, step: Step) -> dict[str, Tensor]:
         """Returns the term ``dense``."""
         student_map, teacher_map = canonical_pair(student["bev"], teacher["bev"])
-        if student_map.shape != teacher_map.shape:
-            raise InputError(
-                f"BEVDistill: 'bev' is {tuple(student_map.shape)} in the student, {tuple(teacher_map.shape)} in the "
-                "teacher; give the distiller an adapter for it (adapters=dict(bev=...))"
-            )
+        check_equal_shapes(student_map, teacher_map, method="BEVDistill", alias="bev")
         boxes, sample_index = batch_boxes(step.data_samples, device=student_map.device)
         batch_size, _, height, width = student_map.shape
         shape, extent = (batch_size, height, width), tap_extent(student["bev"])

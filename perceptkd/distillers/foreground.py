@@ -25,7 +25,7 @@ from perceptkd.core.box_reach import BoxReach
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
-from perceptkd.core.geometry import canonical_bev, canonical_pair
+from perceptkd.core.geometry import canonical_bev, canonical_pair, check_equal_shapes
 from perceptkd.core.heads import pair_heads
 from perceptkd.core.tap import Extent, Tap, Taps
 from perceptkd.distillers.unidistill import key_points, relation_loss
@@ -137,11 +137,7 @@ class ForegroundDistill(Distiller):
     def loss(self, student: Taps, teacher: Taps, step: Step) -> dict[str, Tensor]:
         """Returns the terms named in the class docstring."""
         low = canonical_pair(student["low"], teacher["low"], resample=True)
-        if low[0].shape != low[1].shape:
-            raise InputError(
-                f"ForegroundDistill: 'low' is {tuple(low[0].shape)} in the student, {tuple(low[1].shape)} in the "
-                "teacher; give the distiller an adapter for it (adapters=dict(low=...))"
-            )
+        check_equal_shapes(*low, method="ForegroundDistill", alias="low")
         boxes, sample_index = batch_boxes(step.data_samples, device=low[0].device)
         num_boxes = all_reduce_mean(boxes.new_tensor(float(len(boxes)))) + 1e-4
         batch_size, _, height, width = low[0].shape
