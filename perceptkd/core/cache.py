@@ -63,16 +63,16 @@ class TeacherCache:
             reach: How far around boxes it reads; None where it reads whole maps.
             specs: What it taps of the teacher.
         """
-        stored = self.manifest["reach"]
         cut = [str(spec) for spec in specs if self.manifest["taps"][str(spec)]["grids"]]
-        if stored is None or not cut or (reach is not None and BoxReach.from_json(stored).covers(reach)):
+        if not cut:
             return
-        wanted = "whole maps" if reach is None else f"cells within {reach}"
-        raise CacheError(
-            f"The teacher cache {self.folder} holds of {', '.join(cut)} the cells near boxes alone, within "
-            f"{BoxReach.from_json(stored)}; '{method}' reads {wanted}. Write another with tools/cache_teacher.py from "
-            "this config"
-        )
+        stored = BoxReach.from_json(self.manifest["reach"])
+        if reach is None or not stored.covers(reach):
+            wanted = "whole maps" if reach is None else f"cells within {reach}"
+            raise CacheError(
+                f"The teacher cache {self.folder} holds of {', '.join(cut)} the cells near boxes alone, within "
+                f"{stored}; '{method}' reads {wanted}. Write another with tools/cache_teacher.py from this config"
+            )
 
     def stored_tap(self, spec: TapSpec) -> TapSpec:
         """The tap as it was stored, with the teacher's geometry."""
