@@ -79,9 +79,8 @@ class AmpOptimWrapper(OptimWrapper):
     def _choose(self, model: nn.Module) -> Precision:
         self._precision = choose_precision(next(model.parameters()).device, request=self._request)
         if self._precision.channels_last and is_model_wrapper(model) and not is_channels_last(model):
-            self._precision = replace(
-                self._precision, channels_last=False
-            )  # too late, see FlexibleDistributedDataParallel
+            # too late to lay the model out, see FlexibleDistributedDataParallel
+            self._precision = replace(self._precision, channels_last=False)
         if self._precision.channels_last:
             to_channels_last(model)
             distillation = getattr(getattr(model, "module", model), "distillers", None)  # teachers are no modules of it
