@@ -12,7 +12,7 @@ from torch import Tensor
 from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, run_command
 from perceptkd.cli.test import evaluation_config
 from perceptkd.cli.train import build_runner, read_config
-from perceptkd.core.checkpoint import LoadReport, find_checkpoint, load_teacher_weights
+from perceptkd.core.checkpoint import LoadReport, find_checkpoint, load_weights
 from perceptkd.core.source import build_model, load_config, read_model_source
 from perceptkd.core.teacher_config import TeacherConfig
 from perceptkd.engine.checkpoints import METRICS_FILE, recorded_metrics
@@ -72,10 +72,10 @@ def check_teacher(config: Config, name: str, *, evaluation: bool = True, work_di
     if options.checkpoint is None:
         raise UserError(f"teacher '{name}' (role '{options.role}') has no checkpoint to check")
     source = read_model_source(options.config)
-    path = find_checkpoint(options.checkpoint, name=name, stem=source.stem, config=source.path)
+    path = find_checkpoint(options.checkpoint, owner=f"teacher '{name}'", stem=source.stem, config=source.path)
     with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
         model = build_model(source)
-    report = load_teacher_weights(model, path, name=name, allow_partial=options.allow_partial)
+    report = load_weights(model, path, owner=f"teacher '{name}'", allow_partial=options.allow_partial)
     measured: dict[str, float] = {}
     if evaluation:
         own = load_config(options.config)

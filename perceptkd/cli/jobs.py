@@ -100,8 +100,9 @@ def named_configs(model: Mapping[str, Any]) -> list[Any]:
     """The merged configurations that a model names by path: its student's and its teachers'."""
     from perceptkd.core.source import load_config
 
-    teachers = (model.get("teachers") or {}).values()
-    sources = (model.get("student"), *(teacher.get("config") for teacher in teachers))
+    student, teachers = model.get("student"), (model.get("teachers") or {}).values()
+    described = [each for each in (student, *teachers) if isinstance(each, Mapping)]
+    sources = (student, *(each.get("config") for each in described))
     return [load_config(source) for source in sources if isinstance(source, str)]
 
 

@@ -1,4 +1,4 @@
-"""Load a teacher's weights, and stop when they are not the teacher's."""
+"""Load the weights of a teacher, or those a student starts from, and stop when they are another model's."""
 
 import pickle
 from collections.abc import Mapping
@@ -54,15 +54,13 @@ class LoadReport:
         return "\n  ".join(lines) or f"all {self.total} keys match"
 
 
-def load_teacher_weights(
-    model: nn.Module, path: str | Path, *, name: str = "teacher", allow_partial: bool = False
-) -> LoadReport:
+def load_weights(model: nn.Module, path: str | Path, *, owner: str, allow_partial: bool = False) -> LoadReport:
     """Load a checkpoint of any supported form into ``model``.
 
     Args:
         model: The model to fill.
         path: A checkpoint of MMEngine, of a DistillModel (its student is taken), of a student alone, or bare weights.
-        name: Whose it is, for messages.
+        owner: Whose it is, for messages, such as "teacher 'lidar'".
         allow_partial: Go on although more than 1 % of the keys do not fit.
 
     Raises:
@@ -73,11 +71,11 @@ def load_teacher_weights(
     report = _load(model, state, prefix)
     if report.bad_share > TOLERATED_SHARE and not allow_partial:
         raise CheckpointError(
-            f"The checkpoint {path} does not fit teacher '{name}' ({report.bad_share:.1%} of {report.total} keys):\n"
+            f"The checkpoint {path} does not fit {owner} ({report.bad_share:.1%} of {report.total} keys):\n"
             f"  {report}\nIs it of another config? allow_partial=True goes on with random weights in these places."
         )
     if report.bad_share:
-        print_log(f"Teacher '{name}' is incomplete after loading {path}:\n  {report}", "current", level=30)
+        print_log(f"The checkpoint {path} leaves parts of {owner} as they were:\n  {report}", "current", level=30)
     return report
 
 
@@ -91,12 +89,12 @@ def read_checkpoint(path: str | Path) -> Any:
         ) from error
 
 
-def find_checkpoint(path: str | Path, *, name: str, stem: str, config: str | None) -> str | Path:
+def find_checkpoint(path: str | Path, *, owner: str, stem: str, config: str | None) -> str | Path:
     """The checkpoint's file; ``*`` in the path must match exactly one. An address (``https://``) stays as it is.
 
     Args:
         path: As in the config.
-        name: The teacher's name.
+        owner: Whose it is, for messages, such as "teacher 'lidar'".
         stem: Its config's name, which names the folder where it belongs by convention.
         config: Its config's path, for the command that trains it.
     """
@@ -107,8 +105,8 @@ def find_checkpoint(path: str | Path, *, name: str, stem: str, config: str | Non
     if len(found) == 1:
         return found[0]
     if found:
-        raise CheckpointError(f"Teacher '{name}': {path} means {len(found)} files: {', '.join(map(str, found))}")
-    raise FileNotFoundError(f"Teacher '{name}' has no checkpoint at {path}. {training_hint(stem=stem, config=config)}")
+        raise CheckpointError(f"{path} of {owner} means {len(found)} files: {', '.join(map(str, found))}")
+    raise FileNotFoundError(f"There is no checkpoint of {owner} at {path}. {training_hint(stem=stem, config=config)}")
 
 
 def training_hint(*, stem: str, config: str | None) -> str:

@@ -9,8 +9,10 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from perceptkd.core.batch import RawBatch, RawBatchPreprocessor
+from perceptkd.core.checkpoint import find_checkpoint, load_weights
 from perceptkd.core.distillation import Distillation
 from perceptkd.core.dry_run import DryBatch
+from perceptkd.core.errors import InputError
 from perceptkd.core.source import build_model, read_model_source
 from perceptkd.registry import MODELS
 
@@ -23,7 +25,8 @@ class DistillModel(BaseModel):
     state of ``distillers``). Validation, testing and every other use run the student alone.
 
     Args:
-        student: Model dict, config path, ``lib::path`` or module.
+        student: Model dict, config path, ``lib::path`` or module; one that starts from trained weights is a dict of
+            its ``config`` and ``checkpoint``, as a teacher is.
         teachers: Name -> options (:class:`perceptkd.core.teacher_config.TeacherConfig`).
         distillers: Configs of :class:`perceptkd.core.distiller.Distiller`.
         distill: False trains the same student without distillation; teachers are not even built.
@@ -47,6 +50,7 @@ class DistillModel(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=RawBatchPreprocessor())
         self.student = _build_student(student, data_preprocessor)
+        self._start = student if isinstance(student, Mapping) and "config" in student else {}
         self.distillers = Distillation(
             self.student,
             distillers=distillers if distill else (),
@@ -95,10 +99,14 @@ class DistillModel(BaseModel):
         return {**losses, **terms}
 
     def init_weights(self) -> None:
-        """Initialise the student, exactly as the Runner would without distillation."""
-        if not self.is_init:  # type: ignore[has-type]
+        """Initialise the student: as the Runner would without distillation, or with the weights it starts from."""
+        if self.is_init:  # type: ignore[has-type]
+            return
+        if self._start:
+            _load_start(self.student, self._start)
+        else:
             self.student.init_weights()
-            self.is_init = True
+        self.is_init = True
 
     def _set_device(self, device: torch.device) -> None:
         super()._set_device(device)
@@ -112,3 +120,14 @@ def _build_student(student: Any, data_preprocessor: Mapping[str, Any] | None) ->
     if data_preprocessor is not None:
         source.model.setdefault("data_preprocessor", dict(data_preprocessor))
     return build_model(source)
+
+
+def _load_start(student: nn.Module, options: Mapping[str, Any]) -> None:
+    if set(options) - {"allow_partial"} != {"config", "checkpoint"}:
+        raise InputError(
+            f"A student that starts from trained weights is dict(config=, checkpoint=[, allow_partial=]), not one with "
+            f"{', '.join(options)}: give the config itself as student= to train from scratch"
+        )
+    source, owner = read_model_source(options["config"]), "the student"
+    path = find_checkpoint(options["checkpoint"], owner=owner, stem=source.stem, config=source.path)
+    load_weights(student, path, owner=owner, allow_partial=options.get("allow_partial", False))

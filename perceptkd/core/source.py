@@ -45,14 +45,16 @@ def read_model_source(source: Mapping[str, Any] | Config | str | Path) -> ModelS
 
     Args:
         source: A model dict, a whole config, the path of a config (from the working directory, else from the
-            checkout), or ``'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'``. Of a distillation config it is the
-            student.
+            checkout), ``'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'``, or a dict whose ``config`` is one of these.
+            Of a distillation config it is the student.
 
     >>> read_model_source(dict(type="RetinaNet")).stem
     'retinanet'
     """
     if isinstance(source, Mapping) and "type" in source:
         return _student_of(ModelSource(_plain(source)))
+    if isinstance(source, Mapping) and "config" in source:
+        return read_model_source(source["config"])
     if isinstance(source, Mapping):
         config, path = Config(_plain(source)), None
     elif isinstance(source, Config):

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from perceptkd.core.batch import batch_size, input_size
 from perceptkd.core.cache import TeacherCache
 from perceptkd.core.cache_key import build_fingerprint, sample_keys
-from perceptkd.core.checkpoint import find_checkpoint, load_teacher_weights, training_hint
+from perceptkd.core.checkpoint import find_checkpoint, load_weights, training_hint
 from perceptkd.core.errors import InputError
 from perceptkd.core.source import ModelSource, build_model, read_model_source
 from perceptkd.core.tap import ForwardStopped, Tap, TapCollector, TapError, TapSpec
@@ -211,7 +211,7 @@ def build_teacher(name: str, options: Mapping[str, Any], taps: Mapping[str, TapS
     path = _weights(name, config, source)
     model = build_model(source)
     if path:
-        load_teacher_weights(model, path, name=name, allow_partial=config.allow_partial)
+        load_weights(model, path, owner=f"teacher '{name}'", allow_partial=config.allow_partial)
     return FrozenTeacher(name, model, taps, config=config)
 
 
@@ -230,7 +230,7 @@ def teacher_fingerprint(name: str, config: TeacherConfig) -> dict[str, Any]:
 def _weights(name: str, config: TeacherConfig, source: ModelSource) -> Path | str | None:
     if config.checkpoint is None:
         return None
-    return find_checkpoint(config.checkpoint, name=name, stem=source.stem, config=source.path)
+    return find_checkpoint(config.checkpoint, owner=f"teacher '{name}'", stem=source.stem, config=source.path)
 
 
 def _use_batch_statistics(model: nn.Module) -> None:

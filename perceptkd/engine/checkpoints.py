@@ -60,7 +60,7 @@ def student_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_student(model: nn.Module, path: Path | str) -> dict[str, Any]:
     """Load any checkpoint's student weights strictly into the plain student model; returns the checkpoint's meta.
 
-    Weights are found wherever a teacher's are (:func:`perceptkd.core.checkpoint.load_teacher_weights`), but all of them
+    Weights are found wherever a teacher's are (:func:`perceptkd.core.checkpoint.load_weights`), but all of them
     have to fit.
 
     Raises:

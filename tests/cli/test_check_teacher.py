@@ -139,4 +139,4 @@ def test_nothing_to_check(tiny_folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert main([str(tiny_folder / "distill.py")]) == 2
     assert "has no checkpoint to check" in capsys.readouterr().err
     assert check(tiny_folder, tmp_path / "gone.pth") == 2
-    assert "has no checkpoint at" in capsys.readouterr().err
+    assert "There is no checkpoint of teacher" in capsys.readouterr().err

@@ -101,12 +101,17 @@ def test_the_hash_covers_the_machine_and_the_choice_of_ops(job: Job, monkeypatch
     assert len({before, chosen, digest(job)}) == 3
 
 
-@pytest.mark.parametrize("place", ["config", "student"])
+@pytest.mark.parametrize("place", ["config", "student", "student's checkpoint"])
 def test_the_hash_covers_weights_that_a_run_starts_from(job: Job, tmp_path: Path, place: str) -> None:
     weights = tmp_path / "pretrained.pth"
     student = tmp_path / "student.py"
-    student.write_text(f"model = dict(type='X', init_cfg=dict(type='Pretrained', checkpoint={str(weights)!r}))")
-    options = {"load_from": str(weights)} if place == "config" else {"model.student": str(student)}
+    named = f"init_cfg=dict(type='Pretrained', checkpoint={str(weights)!r})" if place == "student" else ""
+    student.write_text(f"model = dict(type='X', {named})")
+    options = {
+        "config": {"load_from": str(weights)},
+        "student": {"model.student": str(student)},
+        "student's checkpoint": {"model.student": {"config": str(student), "checkpoint": str(weights)}},
+    }[place]
     job = replace(job, options=options)
     digests = []
     for content in (b"one", b"two"):

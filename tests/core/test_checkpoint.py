@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceptkd.core.checkpoint import CheckpointError, LoadReport, load_teacher_weights
+from perceptkd.core.checkpoint import CheckpointError, LoadReport, load_weights
 from perceptkd.core.teacher import build_teacher
 
 
@@ -44,7 +44,7 @@ FORMS = {
 def test_contract_13_checkpoints_of_every_form_load_whole(toy: Any, state: Any, tmp_path: Path, form: str) -> None:
     torch.save(FORMS[form](state), tmp_path / "teacher.pth")
     model = toy()
-    report = load_teacher_weights(model, tmp_path / "teacher.pth")
+    report = load_weights(model, tmp_path / "teacher.pth", owner="teacher")
     assert str(report) == f"all {len(state)} keys match"
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
@@ -55,7 +55,7 @@ def test_contract_13_too_many_missing_or_unexpected_keys_stop_and_are_named(
     renamed = {key.replace("neck.reduce", "neck.lateral"): value for key, value in state.items()}
     torch.save({"state_dict": renamed}, tmp_path / "teacher.pth")
     with pytest.raises(CheckpointError, match=r"does not fit teacher 'lidar'") as caught:
-        load_teacher_weights(toy(), tmp_path / "teacher.pth", name="lidar")
+        load_weights(toy(), tmp_path / "teacher.pth", owner="teacher 'lidar'")
     message = str(caught.value)
     assert "allow_partial=True goes on" in message
     assert "2 missing: neck.reduce.weight; neck.reduce.bias" in message
@@ -65,7 +65,7 @@ def test_contract_13_too_many_missing_or_unexpected_keys_stop_and_are_named(
 def test_contract_13_a_teacher_of_another_width_names_both_shapes(toy: Any, state: Any, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "teacher.pth")
     with pytest.raises(CheckpointError, match=r"mismatched: .*backbone\.0\.weight.*\[4, 3, 3, 3\].*\[6, 3, 3, 3\]"):
-        load_teacher_weights(toy(channels=6), tmp_path / "teacher.pth")
+        load_weights(toy(channels=6), tmp_path / "teacher.pth", owner="teacher")
 
 
 def test_contract_13_allow_partial_goes_on_and_says_what_is_random(
@@ -76,7 +76,7 @@ def test_contract_13_allow_partial_goes_on_and_says_what_is_random(
     del state["bbox_head.score.weight"]
     torch.save(state, tmp_path / "teacher.pth")
     model = toy()
-    report = load_teacher_weights(model, tmp_path / "teacher.pth", allow_partial=True)
+    report = load_weights(model, tmp_path / "teacher.pth", owner="teacher", allow_partial=True)
     assert report.missing == ["bbox_head.score.weight"]
     assert torch.equal(model.backbone[0].weight, state["backbone.0.weight"])
     assert "1 missing: bbox_head.score.weight" in lines[0]
@@ -88,10 +88,10 @@ def test_contract_13_the_line_is_one_percent(bad: int, stops: bool, tmp_path: Pa
     state = dict(list(model.state_dict().items())[bad:])
     torch.save(state, tmp_path / "teacher.pth")
     if not stops:
-        assert load_teacher_weights(model, tmp_path / "teacher.pth").bad_share == 0.01
+        assert load_weights(model, tmp_path / "teacher.pth", owner="teacher").bad_share == 0.01
         return
     with pytest.raises(CheckpointError, match=r"2\.0% of 100 keys"):
-        load_teacher_weights(model, tmp_path / "teacher.pth")
+        load_weights(model, tmp_path / "teacher.pth", owner="teacher")
 
 
 def test_contract_13_long_lists_are_cut() -> None:
@@ -110,7 +110,7 @@ def test_contract_14_a_missing_checkpoint_says_where_to_put_it_and_what_trains_i
         build_teacher("lidar", {**options(tmp_path), "config": str(config)}, {}, student=toy())
     message = str(caught.value)
     place = tmp_path / "teacher.pth"
-    assert f"Teacher 'lidar' has no checkpoint at {place}. Put the file there, or train it" in message
+    assert f"There is no checkpoint of teacher 'lidar' at {place}. Put the file there, or train it" in message
     assert f"python tools/train.py {config} --work-dir work_dirs/teachers/lidar_voxel" in message
 
 

@@ -18,6 +18,8 @@ from torch.utils.data import Dataset
 
 from perceptkd.core import DistillModel
 from perceptkd.core.batch import RawBatch
+from perceptkd.core.checkpoint import CheckpointError
+from perceptkd.core.errors import InputError
 from perceptkd.registry import MODELS
 
 STUDENT = {"type": "perceptkd.ToyDetector", "dropout": 0.3}
@@ -105,6 +107,36 @@ def test_contract_11_building_and_initialising_leaves_the_students_weights_as_wi
         states.append((model.student.state_dict(), torch.rand(1)))
     assert all(torch.equal(states[0][0][key], states[1][0][key]) for key in states[0][0])
     assert states[0][1] == states[1][1]
+
+
+@pytest.mark.parametrize("distill", [True, False])
+def test_a_student_starts_from_trained_weights(tmp_path: Path, distill: bool) -> None:
+    torch.manual_seed(5)
+    trained = MODELS.build(STUDENT).state_dict()
+    torch.save({"state_dict": {f"student.{key}": value for key, value in trained.items()}}, tmp_path / "epoch_3.pth")
+    student = {"config": STUDENT, "checkpoint": str(tmp_path / "epoch_*.pth")}
+    model = MODELS.build({**config(distill=distill), "student": student})
+    assert not torch.equal(model.student.state_dict()["backbone.0.weight"], trained["backbone.0.weight"])
+    model.init_weights()
+    assert all(torch.equal(value, trained[key]) for key, value in model.student.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"checkpoint": "none.pth"}, FileNotFoundError, "no checkpoint of the student at none.pth.*tools/train.py"),
+        ({}, InputError, r"is dict\(config=, checkpoint=.*, not one with config"),
+        ({"checkpoint": "wide.pth"}, CheckpointError, "does not fit the student"),
+    ],
+)
+def test_weights_that_a_student_cannot_start_from_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict, error: type[Exception], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(MODELS.build({**STUDENT, "channels": 6}).state_dict(), "wide.pth")
+    model = MODELS.build({**config(distill=False), "student": {"config": STUDENT, **options}})
+    with pytest.raises(error, match=message):
+        model.init_weights()
 
 
 def test_contract_11_distill_false_needs_no_teacher_checkpoint(batch: Any) -> None:
