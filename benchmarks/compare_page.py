@@ -56,8 +56,9 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
         "distillation (control) and with it, same schedule, data and seeds.\n",
         "| model | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |",
         "| --- |" + " ---: |" * (len(seeds) + 1),
-        "| teacher |" + " |" * len(seeds) + f" {result['teacher']:.2f} |",
     ]
+    single = [name for name in ("teacher", "start") if name in result]
+    rows += [f"| {name} |" + " |" * len(seeds) + f" {result[name]:.2f} |" for name in single]
     for kind in ("control", "control_equal_time", "distilled"):
         if kind in result:
             values = list(result[kind].values())

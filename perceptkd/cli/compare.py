@@ -8,11 +8,8 @@ choose on (``tune``), ``test`` the one to report on.
 from __future__ import annotations
 
 import argparse
-import filecmp
-import hashlib
 import json
 import os
-import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,13 +18,10 @@ from typing import Any
 
 from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, check_data, run_command
 from perceptkd.cli.comparison_text import table
-from perceptkd.cli.jobs import Job, read_result, run_jobs
+from perceptkd.cli.jobs import Job, run_jobs
+from perceptkd.cli.pretrained import START, ensure_trained, source_models
 from perceptkd.cli.provenance import provenance, write_json
 from perceptkd.cli.train import read_config
-from perceptkd.core.checkpoint import find_checkpoint
-from perceptkd.core.source import load_config
-from perceptkd.engine.atomic import atomic_path
-from perceptkd.engine.checkpoints import record_metrics, recorded_metrics
 from perceptkd.engine.student import is_distillation
 
 SETTLED_SHARE = 0.05
@@ -35,78 +29,6 @@ LAST_PART = 0.2
 MEANINGFUL_GAP = 1.0
 FRACTIONS = ("mAP", "NDS", "mAP_50")
 SHARED = "shared"
-
-
-def ensure_trained(
-    teachers: Mapping[str, Any], folder: Path, splits: tuple[str, ...], *, parallel: int = 1
-) -> dict[str, dict[str, Any]]:
-    """Trains the teachers whose checkpoints are missing and evaluates all of them.
-
-    A checkpoint goes where the configuration of the student expects it, its recorded metrics beside it. One that is
-    there already, and not of the same training, is evaluated as it is: the figure must be that of the weights in use.
-    The student finds them by the same rule.
-
-    Args:
-        teachers: ``config`` and ``checkpoint`` of each, by name.
-        folder: where the runs live.
-        splits: which loaders to evaluate on.
-        parallel: how many to train at a time, see ``run_jobs``.
-
-    Returns:
-        The result of each teacher's job, by its name, with ``given``: whether the checkpoint was there before, and its
-        ``sha256``.
-    """
-    jobs = {name: _job_of_teacher(name, source, folder, splits) for name, source in teachers.items()}
-    results = {}
-    for name, result in zip(jobs, run_jobs(list(jobs.values()), parallel=parallel), strict=True):
-        present = _present_checkpoint(name, teachers[name])
-        target = present or Path(teachers[name]["checkpoint"]).expanduser()
-        if present is None:
-            with atomic_path(target) as temporary:
-                shutil.copyfile(result["checkpoint"], temporary)
-        if "val" in result and (present is None or recorded_metrics(target) is None):
-            record_metrics(target, result["val"])
-        sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
-        results[name] = {**result, "given": jobs[name].checkpoint is not None, "sha256": sha256}
-    return results
-
-
-def _job_of_teacher(name: str, source: Any, folder: Path, splits: tuple[str, ...]) -> Job:
-    """The training of a teacher, or the evaluation alone where its checkpoint is there and of another training."""
-    if not (isinstance(source.get("config"), str) and source.get("checkpoint")):
-        raise UserError(f"teacher '{name}' needs config='<path>' and checkpoint=: a comparison trains and scores it")
-    check_data(load_config(source["config"]), stages=("train", *splits))
-    job = Job(name=f"teacher-{name}", config=source["config"], seed=0, folder=folder, splits=splits)
-    target = _present_checkpoint(name, source)
-    if target is not None and not _is_trained_by(job, target):
-        print(f"teacher '{name}': {target} is there and is used as it is; remove it to train it anew", flush=True)
-        return replace(job, name=f"teacher-{name}-given", checkpoint=str(target))
-    return job
-
-
-def _present_checkpoint(name: str, source: Any) -> Path | None:
-    """The file that the student would load; None where it is still to be trained.
-
-    Raises:
-        UserError: the checkpoint is an address or a pattern of no file, which no training can fill.
-        CheckpointError: a pattern of several files.
-    """
-    given = str(source["checkpoint"])
-    if "://" in given:
-        raise UserError(
-            f"teacher '{name}': a comparison keeps the hash of the weights: download {given} and name the file"
-        )
-    try:
-        return Path(find_checkpoint(given, name=name, stem=Path(source["config"]).stem, config=source["config"]))
-    except FileNotFoundError as error:
-        if "*" in given:
-            raise UserError(f"{error}; to have it trained, name the file it shall become instead of {given}") from error
-        return None
-
-
-def _is_trained_by(job: Job, checkpoint: Path) -> bool:
-    trained = Path(read_result(job).get("checkpoint", ""))
-    return trained.is_file() and filecmp.cmp(trained, checkpoint, shallow=False)
 
 
 def say(step: str) -> None:
@@ -160,14 +82,16 @@ def compare(
         kinds["control_equal_time"] = replace(control, name="control-equal-time", schedule_factor=equal_time)
     for job in kinds.values():
         job.build_config()  # a fault shows before the hours of training
-    announce(f"teacher: {', '.join(config.model.teachers)}")
-    teachers = ensure_trained(config.model.teachers, folder / SHARED, splits, parallel=parallel)
+    sources = source_models(config)
+    announce(f"before the students: {', '.join(sources)}")
+    teachers = ensure_trained(sources, folder / SHARED, splits, parallel=parallel)
+    start = teachers.pop(START, None)
     metric = _metric(config, teachers, split)
     announce(f"students: {', '.join(kinds)}, seed {', '.join(map(str, seeds))}")
     jobs = {(kind, seed): replace(job, seed=seed) for seed in seeds for kind, job in kinds.items()}
     results = dict(zip(jobs, run_jobs(list(jobs.values()), parallel=parallel), strict=True))
     runs = {kind: {seed: results[kind, seed] for seed in seeds} for kind in kinds}
-    result = summarise(config_path, config.get("task", "detection"), metric, split, teachers, runs)
+    result = summarise(config_path, config.get("task", "detection"), metric, split, teachers, runs, start=start)
     result["world"] = describe_world(config)
     first = {name: next(iter(group.values())) for name, group in {"teacher": teachers, **runs}.items()}
     result["runs"] = {name: {key: run[key] for key in ("folder", "checkpoint")} for name, run in first.items()}
@@ -213,8 +137,17 @@ def summarise(
     split: str,
     teachers: dict[str, dict[str, Any]],
     runs: dict[str, dict[int, dict[str, Any]]],
+    *,
+    start: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Turns the runs into gains, in points: fractions such as mAP count 100 times."""
+    """Turns the runs into gains, in points: fractions such as mAP count 100 times.
+
+    Args:
+        config_path, task, metric, split: What the result says of itself.
+        teachers: Results by name.
+        runs: Results by kind and seed.
+        start: The result of the model that the students start from, if they do.
+    """
 
     def points(run: Mapping[str, Any]) -> float:
         return run[split][metric] * (100 if metric.endswith(FRACTIONS) else 1)
@@ -225,18 +158,20 @@ def summarise(
     teacher = max(points(result) for result in teachers.values())
     gap = teacher - statistics.fmean(values["control"].values())
     gain = statistics.fmean(gains)
+    sources = teachers if start is None else {**teachers, START: start}
     return {
         "config": config_path,
         "task": task,
         "metric": metric,
         "split": split,
         "teacher": teacher,
+        **({} if start is None else {START: points(start)}),
         "sources": {
             name: {
                 "checkpoint": os.path.relpath(result["checkpoint"]),  # says nothing of whose machine it was
                 **{key: result[key] for key in ("sha256", "given")},
             }
-            for name, result in teachers.items()
+            for name, result in sources.items()
         },
         **values,
         "gain": {
@@ -327,7 +262,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         """
         Measure what distillation gives: the teacher, the student without it (the same config with model.distill=False)
         and the student with it, under the same schedule, data and seeds. What already ran under the same config, seed,
-        data, teacher and source is read back; a missing teacher is trained first.
+        data, teacher and source is read back; missing teachers, and what the student starts from, are trained first.
         """,
         examples="""
         python tools/compare.py configs/unidistill/unidistill_lidar2camera_sim.py --seeds 3

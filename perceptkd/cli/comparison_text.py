@@ -12,7 +12,8 @@ def table(result: dict[str, Any]) -> str:
     """The comparison as text, one column a seed."""
     seeds = list(result["control"])
     header = ["", *(f"seed {seed}" for seed in seeds), "mean"]
-    rows = [["teacher", *[""] * len(seeds), f"{result['teacher']:.2f}"]]
+    single = [name for name in ("teacher", "start") if name in result]
+    rows = [[name, *[""] * len(seeds), f"{result[name]:.2f}"] for name in single]
     for name in ("control", "control_equal_time", "distilled"):
         if name in result:
             numbers = list(result[name].values())

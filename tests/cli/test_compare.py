@@ -1,6 +1,5 @@
 """The comparison: its arithmetic on made-up runs, and one whole run on the tiny world."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,10 @@ import pytest
 from mmengine.config import Config
 
 from perceptkd.cli import compare as compare_module
-from perceptkd.cli import jobs as jobs_module
 from perceptkd.cli.arguments import UserError
 from perceptkd.cli.compare import (
     compare,
     control_options,
-    ensure_trained,
     main,
     settled,
     summarise,
@@ -157,6 +154,17 @@ def test_the_table_has_a_column_per_seed_and_the_verdict() -> None:
     assert lines[-1] == "Shown: all 2 seeds gain, 2.00 points on average. 5.0 % of the gap to the teacher is closed."
 
 
+def test_what_the_students_start_from_has_a_row_and_is_no_teacher() -> None:
+    teachers, groups = {"lidar": teacher_scoring({METRIC: 0.71})}, runs(CONTROL, DISTILLED)
+    start = {**teacher_scoring({METRIC: 0.25}), "given": True}
+    result = summarise("c.py", "detection", METRIC, "val", teachers, groups, start=start)
+    assert (result["teacher"], result["start"]) == pytest.approx((71, 25))
+    assert list(result["sources"]) == ["lidar", "start"]
+    assert table(result).splitlines()[3].split() == ["start", "25.00"]
+    assert "The weights of start were used as they were found." in verdict(result)
+    assert "start" not in table(summary(CONTROL, DISTILLED, 0.71))
+
+
 def test_the_gain_is_told_by_matching_distance() -> None:
     near, far = f"{METRIC}_dist_0.5", f"{METRIC}_dist_4.0"
     control = {seed: {near: value, far: 0.5} for seed, value in {0: 0.10, 1: 0.20}.items()}
@@ -255,89 +263,6 @@ def test_the_control_keeps_the_options_that_are_not_about_distillation() -> None
     assert "model.distill" not in options
 
 
-@pytest.fixture
-def teacher_config(tmp_path: Path) -> Any:
-    path = tmp_path / "teacher.py"
-    path.write_text("model = dict(type='X')\n")
-    teacher = {"config": str(path), "checkpoint": str(tmp_path / "teachers/teacher/epoch_1.pth")}
-    return Config({"model": {"student": {}, "teachers": {"lidar": teacher}}})
-
-
-@pytest.fixture
-def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The jobs that were run; each 'trains' the same weights."""
-    jobs: list[Any] = []
-
-    def fake(job: Any, *, shares: int) -> dict[str, Any]:
-        jobs.append(job)
-        job.work_dir.mkdir(parents=True, exist_ok=True)
-        trained = job.work_dir / "epoch_1.pth"
-        trained.write_bytes(b"trained")
-        result = {"test": {METRIC: 0.5}, "val": {METRIC: 0.7}, "checkpoint": job.checkpoint or str(trained)}
-        (job.work_dir / "result.json").write_text(json.dumps(result))
-        return result
-
-    monkeypatch.setattr(jobs_module, "run_job", fake)
-    return jobs
-
-
-def test_a_missing_teacher_is_trained_and_put_where_the_student_expects_it(
-    teacher_config: Any, started: list[Any], tmp_path: Path
-) -> None:
-    target = Path(teacher_config.model.teachers.lidar.checkpoint)
-    ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
-    assert target.read_bytes() == b"trained"
-    assert json.loads((target.parent / "metrics.json").read_text()) == {"epoch_1.pth": {METRIC: 0.7}}
-    # which check_teacher compares with, whatever split was asked for
-    (target.parent / "metrics.json").unlink()
-    results = ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("test", "val"))
-    assert json.loads((target.parent / "metrics.json").read_text()) == {"epoch_1.pth": {METRIC: 0.7}}
-    assert results["lidar"]["given"] is False
-    assert results["lidar"]["sha256"] == hashlib.sha256(b"trained").hexdigest()
-    # and the next time it is the trained one
-    ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
-    assert [job.checkpoint for job in started] == [None, None, None]
-
-
-def test_a_teacher_that_is_there_is_scored_as_it_is(
-    teacher_config: Any, started: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    target = Path(teacher_config.model.teachers.lidar.checkpoint)
-    target.parent.mkdir(parents=True)
-    target.write_bytes(b"published")
-    results = ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
-    assert [job.checkpoint for job in started] == [str(target)]
-    assert results["lidar"]["checkpoint"] == str(target)
-    assert results["lidar"]["given"] is True
-    assert target.read_bytes() == b"published"
-    assert "is used as it is; remove it to train it anew" in capsys.readouterr().out
-    assert json.loads((target.parent / "metrics.json").read_text()) == {"epoch_1.pth": {METRIC: 0.7}}
-    # what was recorded of removed weights is not the record of those that take their place
-    (target.parent / "metrics.json").write_text(json.dumps({"epoch_1.pth": {METRIC: 0.1}}))
-    target.unlink()
-    ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
-    assert target.read_bytes() == b"trained"
-    assert json.loads((target.parent / "metrics.json").read_text()) == {"epoch_1.pth": {METRIC: 0.7}}
-
-
-def test_a_teacher_named_by_a_pattern_is_the_file_that_the_student_loads(
-    teacher_config: Any, started: list[Any], tmp_path: Path
-) -> None:
-    teacher = teacher_config.model.teachers.lidar
-    target = Path(teacher.checkpoint)
-    teacher.checkpoint = str(target.parent / "epoch_*.pth")
-    with pytest.raises(UserError, match="name the file it shall become"):
-        ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
-    target.parent.mkdir(parents=True)
-    target.write_bytes(b"published")
-    results = ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
-    assert [job.checkpoint for job in started] == [str(target)]
-    assert results["lidar"]["sha256"] == hashlib.sha256(b"published").hexdigest()
-    teacher.checkpoint = "https://example.org/epoch_1.pth"
-    with pytest.raises(UserError, match=r"download https://example\.org/epoch_1\.pth and name the file"):
-        ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
-
-
 def test_results_lie_beside_the_runs_unless_a_folder_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -361,7 +286,7 @@ def test_what_cannot_be_compared_ends_with_a_sentence(
     assert "--seeds 0 leaves nothing to do" in capsys.readouterr().err
     assert main([str(tiny_folder / "distill.py"), "--equal-time", "0.9"]) == 2
     assert "--equal-time 0.9 is no longer control" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"teacher 'big' needs config='<path>' and checkpoint="):
+    with pytest.raises(UserError, match=r"big needs config='<path>' and checkpoint="):
         compare(str(tiny_folder / "distill.py"), seeds=[0], folder=tmp_path)
 
 
