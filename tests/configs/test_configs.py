@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
+from perceptkd.core.source import read_model_source
 from perceptkd.models.bev.geometry import BEVGrid
 from perceptkd.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 
@@ -63,7 +64,7 @@ def test_pictures_can_load_every_sensor(name: str) -> None:
 def test_pipeline_and_model_agree(name: str) -> None:
     """The detector, or the student; a teacher's own config is another row."""
     config = load(name)
-    model = config.model.get("student", config.model)
+    model = ConfigDict(read_model_source(config).model)
     assert list(model.point_cloud_range) == list(find(config, "perceptkd.FilterRange")["point_cloud_range"])
     assert list(model.point_cloud_range) == list(model.train_cfg.point_cloud_range)
     if "camera_encoder" in model:

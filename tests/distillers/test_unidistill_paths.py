@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from perceptkd.core.batch import RawBatch
+from perceptkd.core.source import read_model_source
 from perceptkd.registry import MODELS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "unidistill"
@@ -83,7 +84,7 @@ def test_teacher_and_student_are_those_of_the_name(path: str, size: str, reposit
     (teacher,) = config.model.teachers
     assert teacher == config.model.distillers[0].teacher == teacher_sensor
     teacher_model = Config.fromfile(repository / config.model.teachers[teacher].config).model
-    for model, sensor in ((teacher_model, teacher_sensor), (config.model.student, student_sensor)):
+    for model, sensor in ((teacher_model, teacher_sensor), (read_model_source(config).model, student_sensor)):
         sensors = {name for name in ("lidar", "camera") if f"{name}_encoder" in model}
         assert sensors == ({"lidar", "camera"} if sensor == "fusion" else {sensor})
 
