@@ -3,7 +3,7 @@
 _base_ = [
     "../_base_/models/bev_lidar_pillar_sim.py",
     "../_base_/datasets/nuscenes_sim_splits.py",
-    "../_base_/schedules/bev_sim_splits.py",
+    "../_base_/schedules/bev_sim.py",
     "../_base_/runtime/default.py",
 ]
 
@@ -25,6 +25,7 @@ model = dict(
         )
     ],
 )
+train_cfg = dict(val_begin=3, val_interval=1)  # the validation before the last shows whether a run has settled
 val_dataloader = dict(dataset=dict(pipeline={{_base_.lidar_test_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.lidar_test_pipeline}}))
 default_hooks = dict(checkpoint=dict(save_best="nuscenes/near_mAP", rule="greater"))
