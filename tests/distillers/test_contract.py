@@ -63,6 +63,27 @@ def test_contract_08_no_foreground_gives_graph_connected_zeros(
         assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in reached), term
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+def test_cuda_agrees_with_the_cpu(
+    method: type[Distiller], repository: Path, make_batch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every term of the method's own config, and a gradient for everything that it trains."""
+    monkeypatch.chdir(repository)
+    config = smallest_config(method, repository)
+    batch = make_batch(2, size=(128, 352), boxes=4)
+    terms = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model = MODELS.build(config.model).train().to(device)
+        losses = model(RawBatch(batch, True), mode="loss")
+        (distiller,) = model.distillers.each()
+        terms.append({name: losses[f"kd/{distiller.name}/{name}"].item() for name in distiller.weights})
+        sum(losses[f"loss_kd/{distiller.name}/{name}"] for name in distiller.weights).backward()
+        assert all(parameter.grad.isfinite().all() for parameter in distiller.parameters())
+    assert terms[1] == pytest.approx(terms[0], rel=1e-2, abs=1e-4)
+
+
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 def test_background_terms_are_terms(method: type[Distiller]) -> None:
     assert method.background_terms <= set(method.default_weights)
