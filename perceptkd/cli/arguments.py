@@ -11,12 +11,12 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
+from perceptkd.atomic import WriteError
 from perceptkd.core.align import AlignError
 from perceptkd.core.cache import CacheError
 from perceptkd.core.checkpoint import CheckpointError
 from perceptkd.core.errors import InputError
 from perceptkd.core.tap_spec import TapError
-from perceptkd.engine.atomic import WriteError
 from perceptkd.engine.distributed import leave_processes
 from perceptkd.registry import SCOPE
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from perceptkd.atomic import atomic_path, write_text
 from perceptkd.cli.arguments import add_config_arguments, build_parser, run_command
 from perceptkd.cli.train import read_config
 from perceptkd.core.source import build_model, read_model_source
-from perceptkd.engine.atomic import atomic_path, write_text
 from perceptkd.engine.checkpoints import load_student
 from perceptkd.engine.student import student_config
 

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from perceptkd.atomic import atomic_path
 from perceptkd.cli.arguments import UserError, check_data
 from perceptkd.cli.jobs import Job, read_result, run_jobs
 from perceptkd.core.checkpoint import find_checkpoint
 from perceptkd.core.source import load_config
-from perceptkd.engine.atomic import atomic_path
 from perceptkd.engine.checkpoints import record_metrics, recorded_metrics
 
 #: The name, among teachers, of the model that the student starts from.

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perceptkd.engine.atomic import write_text
+from perceptkd.atomic import write_text
 
 VERSIONED = (
     "torch",

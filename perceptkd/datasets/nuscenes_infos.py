@@ -19,8 +19,8 @@ from nuscenes.utils.geometry_utils import transform_matrix
 from nuscenes.utils.splits import get_scenes_of_split
 from pyquaternion import Quaternion
 
+from perceptkd.atomic import atomic_path
 from perceptkd.core.errors import InputError
-from perceptkd.engine.atomic import atomic_path
 from perceptkd.progress import progress_bar
 
 #: nuScenes' ten detection classes; a label is an index into this tuple.

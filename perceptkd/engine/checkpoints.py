@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from perceptkd.atomic import write_text
 from perceptkd.core.checkpoint import CheckpointError, find_prefix, find_state_dict, read_checkpoint
-from perceptkd.engine.atomic import write_text
 
 STUDENT_PREFIX = "student."
 STUDENT_SUFFIX = "_student"

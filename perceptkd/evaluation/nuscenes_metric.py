@@ -14,9 +14,9 @@ from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetrics
 
+from perceptkd.atomic import write_text
 from perceptkd.core.errors import InputError
 from perceptkd.datasets.nuscenes_infos import DEFAULT_SPLITS, load_tables
-from perceptkd.engine.atomic import write_text
 from perceptkd.evaluation.nuscenes import evaluate
 from perceptkd.evaluation.nuscenes_boxes import BoxTable, boxes_to_global
 from perceptkd.evaluation.nuscenes_submission import INPUTS, run_devkit, write_submission

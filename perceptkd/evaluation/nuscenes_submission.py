@@ -11,7 +11,7 @@ from nuscenes.eval.detection.data_classes import DetectionBox, DetectionConfig, 
 from nuscenes.eval.detection.evaluate import NuScenesEval
 from nuscenes.nuscenes import NuScenes
 
-from perceptkd.engine.atomic import atomic_path
+from perceptkd.atomic import atomic_path
 from perceptkd.evaluation.nuscenes_boxes import BoxTable, to_records
 from perceptkd.evaluation.nuscenes_truth import GroundTruth
 

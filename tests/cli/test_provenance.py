@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from perceptkd.atomic import WriteError
 from perceptkd.cli import provenance as module
 from perceptkd.cli.provenance import provenance, revision, versions, write_json
-from perceptkd.engine.atomic import WriteError
 
 
 def test_every_part_of_the_result_form_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

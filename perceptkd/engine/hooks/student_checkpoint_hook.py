@@ -11,8 +11,8 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from perceptkd.atomic import TEMPORARY_SUFFIX, atomic_path, write_text
 from perceptkd.core.errors import InputError
-from perceptkd.engine.atomic import TEMPORARY_SUFFIX, atomic_path, write_text
 from perceptkd.engine.checkpoints import (
     STUDENT_SUFFIX,
     check_checkpoint,

@@ -15,9 +15,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
+from perceptkd.atomic import WriteError
 from perceptkd.core.checkpoint import CheckpointError
 from perceptkd.core.errors import InputError
-from perceptkd.engine.atomic import WriteError
 from perceptkd.engine.checkpoints import recorded_metrics
 from perceptkd.engine.hooks import student_checkpoint_hook as module
 
@@ -134,10 +134,10 @@ def test_killed_while_writing(tiny_config: Config, tmp_path: Path, train, monkey
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr("perceptkd.engine.atomic.os.replace", die)
+    monkeypatch.setattr("perceptkd.atomic.os.replace", die)
     with pytest.raises(KeyboardInterrupt):
         train(tiny_config, tmp_path / "run")
-    monkeypatch.setattr("perceptkd.engine.atomic.os.replace", replace)
+    monkeypatch.setattr("perceptkd.atomic.os.replace", replace)
     assert pointer(tmp_path / "run") == "epoch_1.pth"
     assert (tmp_path / "run/epoch_1.pth").exists()
     runner = train(tiny_config, tmp_path / "run", resume=True)

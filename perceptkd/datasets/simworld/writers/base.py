@@ -23,6 +23,7 @@ import cv2
 import numba
 from tqdm import tqdm
 
+from perceptkd.atomic import write_text
 from perceptkd.datasets.simworld import lens
 from perceptkd.datasets.simworld.kernel import is_compiled
 from perceptkd.datasets.simworld.spec import WorldSpec
@@ -33,7 +34,6 @@ from perceptkd.datasets.simworld.writers.plan import (
     check_same_world,
     read_manifest,
 )
-from perceptkd.engine.atomic import write_text
 from perceptkd.progress import progress_bar
 
 ROWS_FOLDER = ".scenes"

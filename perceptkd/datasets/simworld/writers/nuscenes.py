@@ -15,6 +15,7 @@ import numpy as np
 from nuscenes.utils.data_classes import Box
 from pyquaternion import Quaternion
 
+from perceptkd.atomic import write_text
 from perceptkd.datasets.nuscenes_infos import create_nuscenes_infos, info_path
 from perceptkd.datasets.simworld import RIG, Scene, WorldSpec, build_scene, cast_lidar, render_camera
 from perceptkd.datasets.simworld.calibration import CAMERAS, LIDAR
@@ -29,7 +30,6 @@ from perceptkd.datasets.simworld.writers.nuscenes_tables import (
     write_tables,
 )
 from perceptkd.datasets.simworld.writers.plan import MINI, WorldPlan
-from perceptkd.engine.atomic import write_text
 
 ANNOTATION_RANGE_M = 80.0
 JPEG_QUALITY = 90

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from perceptkd.atomic import write_text
 from perceptkd.datasets.simworld.calibration import CAMERAS, LIDAR
-from perceptkd.engine.atomic import write_text
 
 Row = dict[str, Any]
 
