@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import functools
 import operator
-from collections.abc import Iterator, Sequence
+import shutil
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,22 @@ from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
 from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, check_data, run_command
-from perceptkd.cli.estimate import epochs_of
+from perceptkd.cli.estimate import GIB, MIB, epochs_of
 from perceptkd.cli.jobs import strings
-from perceptkd.cli.train import read_config
+from perceptkd.cli.train import OUR_AMP, read_config
 from perceptkd.core.cache_writer import TeacherCacheWriter, write_cache
-from perceptkd.core.teacher import teacher_fingerprint
+from perceptkd.core.tap import Taps
+from perceptkd.core.teacher import FrozenTeacher, teacher_fingerprint
 from perceptkd.core.teacher_config import TeacherConfig
 from perceptkd.datasets.seeded import collect_seeded_datasets
+from perceptkd.engine.precision import Precision, choose_precision, to_channels_last
 from perceptkd.engine.student import is_distillation
 from perceptkd.progress import progress_bar
 from perceptkd.registry import DATASETS, MODELS
 
 CACHES = Path("work_dirs/caches")
+#: How many samples tell the size of the store.
+SIZED_SAMPLES = 4
 
 
 def cache_teacher(
@@ -39,6 +45,7 @@ def cache_teacher(
     device: str = "cpu",
     dtype: str = "float16",
     whole_maps: bool = False,
+    amp: bool = False,
 ) -> int:
     """Stores the taps of a teacher for every sample of the training, of each epoch where it is augmented anew.
 
@@ -50,10 +57,75 @@ def cache_teacher(
         device: Where the teacher runs.
         dtype: Of the stored values.
         whole_maps: Keep every cell of BEV maps even where the config's methods read those near annotated boxes alone.
+        amp: The training will be given ``--amp``.
 
     Returns:
         How many samples were added.
     """
+    options = _check_cacheable(config, teacher)
+    dataset = DATASETS.build(config.train_dataloader.dataset)
+    seeded = collect_seeded_datasets(dataset)
+    if epochs is None:
+        epochs = epochs_of(config, samples=len(dataset), batch_size=config.train_dataloader.batch_size) if seeded else 1
+    seed = config.get("randomness", {}).get("seed") or 0
+    model: Any = MODELS.build(config.model).to(device)
+    holder = model.distillers.teachers[teacher]
+    precision = training_precision(config, device, amp=amp)
+    collect = _collector(holder, precision, torch.device(device))
+    with precision.autocast(torch.device(device)):
+        fingerprint = teacher_fingerprint(teacher, options, device=device)
+    reaches = [distiller.teacher_reach() for distiller in model.distillers.each() if teacher in distiller.teachers]
+    reach = None if whole_maps or None in reaches else functools.reduce(operator.or_, reaches)
+    loader = DataLoader(
+        dataset, batch_size=1, num_workers=config.train_dataloader.get("num_workers", 0), collate_fn=pseudo_collate
+    )
+    with TeacherCacheWriter(folder, fingerprint, taps=holder.specs.values(), dtype=dtype, reach=reach) as writer:
+        for each in seeded:
+            each.set_epoch(0, seed=seed)
+        size, total = bytes_per_sample(dataset, collect, writer), epochs * len(dataset)
+        print(
+            f"of BEV maps it stores {'every cell' if reach is None else f'the cells near boxes, within {reach}'}\n"
+            f"it computes in {fingerprint['precision']} and will take about {size * total / GIB:.2f} GiB, "
+            f"{size / MIB:.2f} MiB for each of {len(dataset)} samples in {epochs} epochs; "
+            f"{shutil.disk_usage(folder).free / GIB:.0f} GiB are free",
+            flush=True,
+        )
+        batches = progress_bar(_batches(loader, seeded, epochs=epochs, seed=seed), total=total, unit="sample")
+        return write_cache(collect, batches, writer)
+
+
+def training_precision(config: Config, device: torch.device | str, *, amp: bool = False) -> Precision:
+    """What the student's training step computes in, and with it a teacher of ``precision='student'``.
+
+    Args:
+        config: A training config.
+        device: Of the training.
+        amp: It will be given ``--amp``.
+
+    Raises:
+        UserError: Its ``optim_wrapper`` is of a type whose precision is not known.
+    """
+    options = config.get("optim_wrapper") or {}
+    kind = options.get("type", "OptimWrapper")
+    if kind == OUR_AMP or (amp and kind == "OptimWrapper"):
+        return choose_precision(device, request=options.get("precision", "auto"))
+    if kind == "OptimWrapper":
+        return choose_precision(device, request="fp32")
+    raise UserError(f"what optim_wrapper.type={kind} computes in is not known: use OptimWrapper or {OUR_AMP}")
+
+
+def bytes_per_sample(dataset: Any, collect: Callable[[Any], Taps], writer: TeacherCacheWriter) -> float:
+    """Mean size of what the writer would store of a sample, from the first few."""
+    sizes = []
+    for index in range(min(SIZED_SAMPLES, len(dataset))):
+        batch = pseudo_collate([dataset[index]])
+        (arrays,) = writer.pack(1, collect(batch), batch["data_samples"])
+        sizes.append(sum(array.nbytes for array in arrays))
+    return statistics.mean(sizes)
+
+
+def _check_cacheable(config: Config, teacher: str) -> TeacherConfig:
+    """The options of the teacher, if what it gives for the training data can be known beforehand."""
     options = TeacherConfig.parse(teacher, config.model.teachers[teacher])
     if options.role != "frozen":
         raise UserError(f"teacher '{teacher}' has role='{options.role}': only a frozen one gives the same every time")
@@ -64,32 +136,19 @@ def cache_teacher(
             "CBGSDataset draws its frames anew whenever it is built, so that the training would find others than those "
             "of the cache: take it out of train_dataloader.dataset for both"
         )
-    dataset = DATASETS.build(config.train_dataloader.dataset)
-    seeded = collect_seeded_datasets(dataset)
-    if epochs is None:
-        epochs = epochs_of(config, samples=len(dataset), batch_size=config.train_dataloader.batch_size) if seeded else 1
-    model: Any = MODELS.build(config.model)
-    holder = model.distillers.teachers[teacher]
-    model.to(device)
-    fingerprint = teacher_fingerprint(teacher, options)
-    reaches = [distiller.teacher_reach() for distiller in model.distillers.each() if teacher in distiller.teachers]
-    reach = None if whole_maps or None in reaches else functools.reduce(operator.or_, reaches)
-    print(
-        f"of BEV maps it stores {'every cell' if reach is None else f'the cells near boxes, within {reach}'}",
-        flush=True,
-    )
-    writer = TeacherCacheWriter(folder, fingerprint, dtype=dtype, reach=reach)
-    loader = DataLoader(
-        dataset, batch_size=1, num_workers=config.train_dataloader.get("num_workers", 0), collate_fn=pseudo_collate
-    )
-    seed = config.get("randomness", {}).get("seed") or 0
-    total = epochs * len(dataset)
-    with torch.no_grad():
-        return write_cache(
-            holder.collect,
-            progress_bar(_batches(loader, seeded, epochs=epochs, seed=seed), total=total, unit="sample"),
-            writer,
-        )
+    return options
+
+
+def _collector(teacher: FrozenTeacher, precision: Precision, device: torch.device) -> Callable[[Any], Taps]:
+    """The teacher's ``collect`` as a training step calls it."""
+    if precision.channels_last:
+        to_channels_last(teacher.model)
+
+    def collect(batch: Any) -> Taps:
+        with torch.no_grad(), precision.autocast(device):
+            return teacher.collect(batch)
+
+    return collect
 
 
 def _batches(loader: DataLoader, seeded: Sequence[Any], *, epochs: int, seed: int) -> Iterator[Any]:
@@ -105,7 +164,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         Run a teacher once over all that the training will load and store its outputs, by sample and augmentation. The
         training then reads them instead of running the teacher. Of BEV maps only the cells near annotated boxes are
         kept where all methods of the config say how far around boxes they read; DistillBEV and others read whole maps.
-        `tools/analysis_tools/estimate.py` tells the size of whole maps beforehand; an interrupted command continues.
+        It prints the size first, and an interrupted command continues. The teacher computes in the precision that the
+        config trains in; a training in another one refuses the cache.
         """,
         examples="""
         python tools/cache_teacher.py configs/unidistill/unidistill_lidar2camera_sim.py
@@ -118,6 +178,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--epochs", type=int, metavar="N", help="default: all that the training makes")
     parser.add_argument("--dtype", choices=["float16", "float32"], default="float16", help="of stored values")
     parser.add_argument("--whole-maps", action="store_true", help="keep every cell, to try other methods on")
+    parser.add_argument("--amp", action="store_true", help="the training will be given --amp")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     return parser.parse_args(arguments)
 
@@ -140,6 +201,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
             device=parsed.device,
             dtype=parsed.dtype,
             whole_maps=parsed.whole_maps,
+            amp=parsed.amp,
         )
     size = sum(path.stat().st_size for path in folder.iterdir()) / 2**30
     print(f"{folder}: {added} samples added, {size:.2f} GiB")

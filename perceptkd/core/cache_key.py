@@ -18,7 +18,7 @@ from perceptkd.core.errors import InputError
 
 #: Where data sets keep a sample's name, first found wins.
 NAMES = ("token", "sample_token", "sample_idx", "img_id", "img_path", "lidar_path")
-#: Longer names (paths) are stored as their hash.
+#: Bytes of a name or view; longer ones (paths) are stored as their hash.
 MAX_NAME = 128
 
 
@@ -26,7 +26,7 @@ MAX_NAME = 128
 class SampleKey:
     """Attributes:
     sample: The data set's name of it.
-    view: Which augmentation of it; None where the pipeline does not say, then the content decides.
+    view: Which augmentation of it, as ``seed-epoch-index``; None where the data set does not say.
     content: Checksum of its raw inputs, of all numbers in its metainfo (calibration, augmentation) and of its
         annotated boxes, about which a store may keep the maps alone.
     """
@@ -45,10 +45,9 @@ def sample_keys(batch: Any) -> list[SampleKey]:
         name = next((sample.metainfo[key] for key in NAMES if sample.metainfo.get(key) is not None), None)
         if name is None:
             raise InputError(f"A cached teacher needs one of {', '.join(NAMES)} in the samples' metainfo (meta_keys)")
-        name = str(name) if len(str(name)) <= MAX_NAME else hashlib.sha256(str(name).encode()).hexdigest()
         view = sample.metainfo.get("view")
         content = _checksum([_pick(inputs, number), *_numbers(sample.metainfo), *_annotations(sample)])
-        keys.append(SampleKey(name, None if view is None else str(view), content))
+        keys.append(SampleKey(_short(str(name)), None if view is None else _short(str(view)), content))
     return keys
 
 
@@ -58,20 +57,22 @@ def build_fingerprint(
     checkpoint: str | Path | None,
     norm: str = "eval",
     forward_mode: str = "predict",
-    precision: str = "student",
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     """What stored outputs depend on besides their inputs, whose checksums are kept per sample.
 
     Args:
         model: The teacher's model dict.
         checkpoint: Its weights; None for a random teacher.
-        norm, forward_mode, precision: How it runs, see :class:`perceptkd.core.teacher_config.TeacherConfig`.
+        norm, forward_mode: How it runs, see :class:`perceptkd.core.teacher_config.TeacherConfig`.
+        precision: What it computes in: 'fp32', 'bf16' or 'fp16'.
     """
-    text = json.dumps([model, norm, forward_mode, precision], sort_keys=True, default=str)
+    text = json.dumps([model, norm, forward_mode], sort_keys=True, default=str)
     versions = {"perceptkd": perceptkd.__version__, "mmengine": mmengine.__version__, "torch": torch.__version__}
     return {
         "teacher": hashlib.sha256(text.encode()).hexdigest(),
         "checkpoint": _file_hash(Path(checkpoint)) if checkpoint else None,
+        "precision": precision,
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
 
@@ -81,6 +82,10 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _short(name: str) -> str:
+    return name if len(name.encode()) <= MAX_NAME else hashlib.sha256(name.encode()).hexdigest()
+
+
 def _pick(inputs: Any, number: int) -> Any:
     """The inputs of one sample: ``inputs`` is a list or stacked tensor, or a dict of those."""
     if isinstance(inputs, Mapping):
@@ -88,15 +93,17 @@ def _pick(inputs: Any, number: int) -> Any:
     return inputs[number]
 
 
-def _numbers(metainfo: Mapping[str, Any]) -> Iterator[np.ndarray]:
+def _numbers(metainfo: Any) -> Iterator[np.ndarray]:
     """The values of a sample's metainfo that are numbers or arrays of numbers."""
-    for key in sorted(metainfo):
-        value = metainfo[key]
-        if not isinstance(value, str):
-            try:
-                yield np.asarray(value, dtype=np.float64)
-            except (TypeError, ValueError):
-                continue  # names, types and dicts, which say nothing of geometry
+    if isinstance(metainfo, Mapping):
+        for key in sorted(metainfo, key=str):
+            yield from _numbers(metainfo[key])
+    elif not isinstance(metainfo, str | bytes):
+        try:
+            yield np.asarray(metainfo, dtype=np.float64)
+        except (TypeError, ValueError):  # names and types, which say nothing of geometry, or a list with such in it
+            for item in metainfo if isinstance(metainfo, list | tuple) else ():
+                yield from _numbers(item)
 
 
 def _annotations(sample: Any) -> Iterator[Any]:
@@ -109,12 +116,19 @@ def _annotations(sample: Any) -> Iterator[Any]:
 
 
 def _checksum(value: Any, start: int = 0) -> int:
-    if isinstance(value, str):
-        return zlib.crc32(value.encode(), start)
+    if isinstance(value, str | bytes):
+        return zlib.crc32(value.encode() if isinstance(value, str) else value, start)
+    if isinstance(value, Mapping):
+        return _checksum([part for key in sorted(value, key=str) for part in (str(key), value[key])], start)
     if isinstance(value, Sequence):
         for item in value:
             start = _checksum(item, start)
         return start
     tensor = value if isinstance(value, Tensor) else getattr(value, "tensor", None)
     array = np.asarray(value) if tensor is None else tensor.detach().cpu().numpy()
+    if array.dtype.hasobject:
+        raise InputError(
+            f"A cached teacher cannot tell inputs apart that are of type {type(value).__name__}: pack tensors, arrays, "
+            "numbers, text, or lists and dicts of them"
+        )
     return zlib.crc32(np.ascontiguousarray(array).tobytes(), zlib.crc32(str(array.shape).encode(), start))

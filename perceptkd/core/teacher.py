@@ -17,12 +17,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from perceptkd.core.batch import batch_size, input_size
 from perceptkd.core.cache import TeacherCache
-from perceptkd.core.cache_key import build_fingerprint, sample_keys
+from perceptkd.core.cache_key import build_fingerprint
+from perceptkd.core.cached_teacher import CachedTeacher
 from perceptkd.core.checkpoint import find_checkpoint, load_weights, training_hint
 from perceptkd.core.errors import InputError
 from perceptkd.core.source import ModelSource, build_model, read_model_source
 from perceptkd.core.tap import ForwardStopped, Tap, TapCollector, TapError, TapSpec
-from perceptkd.core.teacher_config import TeacherConfig
+from perceptkd.core.teacher_config import TeacherConfig, active_precision
 
 #: Every so many forwards the whole teacher runs, to see that it still makes the calls that early stopping assumes.
 RECHECK_EVERY = 100
@@ -156,39 +157,6 @@ class EMATeacher(FrozenTeacher):
             self.started = True
 
 
-class CachedTeacher:
-    """A teacher's stored outputs, read by (sample, view) in place of running it."""
-
-    model = None
-
-    def __init__(self, name: str, taps: Mapping[str, TapSpec], *, cache: TeacherCache) -> None:
-        self.name = name
-        self.cache = cache
-        self.specs = {alias: cache.stored_tap(spec) for alias, spec in taps.items()}
-        self.device = torch.device("cpu")
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "CachedTeacher":
-        return self
-
-    def apply(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Nothing to move: outputs are read onto the device they are needed on."""
-
-    def set_device(self, device: torch.device) -> None:
-        self.device = device
-
-    def clear(self) -> None:
-        """Nothing is kept."""
-
-    def collect(self, batch: Any) -> dict[str, Tap]:
-        """Read the taps of the samples in the raw batch."""
-        keys = sample_keys(batch)
-        owner = f"cached teacher '{self.name}'"
-        return {
-            alias: Tap(spec, [self.cache.read(keys, spec, device=self.device)], owner)
-            for alias, spec in self.specs.items()
-        }
-
-
 Teacher = FrozenTeacher | CachedTeacher
 
 
@@ -207,7 +175,9 @@ def build_teacher(name: str, options: Mapping[str, Any], taps: Mapping[str, TapS
         )
     if config.role == "cached":
         expected = teacher_fingerprint(name, config)
-        return CachedTeacher(name, taps, cache=TeacherCache(str(config.cache), expected=expected))
+        del expected["precision"]  # the student's is known when it trains
+        cache = TeacherCache(str(config.cache), expected=expected)
+        return CachedTeacher(name, taps, cache=cache, precision=config.precision)
     path = _weights(name, config, source)
     model = build_model(source)
     if path:
@@ -215,15 +185,21 @@ def build_teacher(name: str, options: Mapping[str, Any], taps: Mapping[str, TapS
     return FrozenTeacher(name, model, taps, config=config)
 
 
-def teacher_fingerprint(name: str, config: TeacherConfig) -> dict[str, Any]:
-    """What the outputs of a teacher depend on: stored with its cache, and compared when a training reads that."""
+def teacher_fingerprint(name: str, config: TeacherConfig, *, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What the outputs of a teacher depend on: stored with its cache, and compared when a training reads that.
+
+    Args:
+        name: Of the teacher.
+        config: Its options.
+        device: Where it runs. To be called within the autocast that it runs in.
+    """
     source = read_model_source(config.config)
     return build_fingerprint(
         model=source.model,
         checkpoint=_weights(name, config, source),
         norm=config.norm,
         forward_mode=config.forward_mode,
-        precision=config.precision,
+        precision=active_precision(config.precision, torch.device(device)),
     )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
+
 from perceptkd.core.errors import InputError
 
 ROLES = ("frozen", "ema", "peer", "cached")
@@ -82,3 +84,12 @@ class TeacherConfig:
             raise InputError(
                 "A cached teacher needs norm='eval': with statistics of the batch its outputs depend on the batch"
             )
+
+
+def active_precision(precision: str, device: torch.device) -> str:
+    """What a teacher of this ``precision`` computes in, here and now: 'fp32', 'bf16' or 'fp16'."""
+    if precision != "student":
+        return precision
+    if not torch.is_autocast_enabled(device.type):
+        return "fp32"
+    return {torch.bfloat16: "bf16", torch.float16: "fp16"}[torch.get_autocast_dtype(device.type)]
