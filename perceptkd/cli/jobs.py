@@ -2,7 +2,8 @@
 
 A job runs in a process of its own, so that its memory can be measured and an interrupted one resumed; a finished one is
 read back. The hash covers the merged configuration, those it names by path, the seed, the annotations, the simulated
-world's hash, the weights that take part, the source of the parts that do, the machine and the libraries' versions.
+world's hash, the weights and teacher caches that take part, the source of the parts that do, the machine and the
+libraries' versions.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Job:
         digest = hashlib.sha256("".join([source, environment_digest(), *texts]).encode())
         given = [Path(self.checkpoint)] if self.checkpoint else []
         weights = weight_files([config.model, config.get("load_from"), *(each.model for each in named)])
-        for path in [*given, *sorted(weights | data_files(config))]:
+        for path in [*given, *sorted(weights | data_files(config) | cache_files(config.model))]:
             digest.update(path.read_bytes())
         return self.folder / f"{self.name}-seed{self.seed}-{digest.hexdigest()[:12]}"
 
@@ -110,6 +111,13 @@ def weight_files(values: Any) -> set[Path]:
     """The files of weights that nested values name, ``*`` included, and that exist."""
     paths = [Path(value).expanduser() for value in strings(values) if value.endswith(".pth") and "://" not in value]
     return {found for path in paths for found in path.parent.glob(path.name) if found.is_file()}
+
+
+def cache_files(model: Mapping[str, Any]) -> set[Path]:
+    """What tells the contents of the caches that stand in for teachers: manifests and indices."""
+    cached = [each for each in (model.get("teachers") or {}).values() if each.get("role") == "cached"]
+    folders = [Path(each["cache"]) for each in cached if each.get("cache")]
+    return {path for folder in folders for pattern in ("manifest.json", "*.npy") for path in folder.glob(pattern)}
 
 
 def data_files(config: Mapping[str, Any]) -> set[Path]:

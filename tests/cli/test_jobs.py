@@ -84,6 +84,19 @@ def test_the_hash_covers_the_teacher_and_the_data(job: Job, tmp_path: Path, name
     assert digest(job) != before
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "shard-00000.npy"])
+def test_the_hash_covers_what_a_teacher_cache_holds(job: Job, tmp_path: Path, name: str) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / name).write_text("one")
+    job = replace(job, options={"model.teachers.big.role": "cached", "model.teachers.big.cache": str(store)})
+    before = digest(job)
+    (store / "lock").touch()
+    assert digest(job) == before
+    (store / name).write_text("two")
+    assert digest(job) != before
+
+
 def test_the_hash_covers_a_student_given_by_its_path(job: Job, tmp_path: Path) -> None:
     small = tmp_path / "small.py"
     digests = set()
