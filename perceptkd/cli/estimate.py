@@ -195,12 +195,12 @@ def _with_random_teachers(model: Mapping[str, Any]) -> dict[str, Any]:
     return {**model, "teachers": teachers} if teachers else dict(model)
 
 
-def epochs_of(config: Config, *, samples: int, batch_size: int) -> int:
-    """How many passes over its samples the training, in one process, begins."""
+def epochs_of(config: Config, *, samples: int, batch_size: int, processes: int = 1) -> int:
+    """How many passes over its samples the training begins, where each process takes ``batch_size`` of them a step."""
     loop = config.train_cfg
     if loop.get("max_epochs"):
         return loop.max_epochs
-    return math.ceil(loop.max_iters * batch_size / samples)
+    return math.ceil(loop.max_iters * batch_size * processes / samples)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -219,6 +219,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     add_config_arguments(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="samples per GPU (default: the config's)")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="GPUs, for the passes over the data")
     parser.add_argument("--bf16", action="store_true", help="run in bf16 autocast, as --amp trains")
     return parser.parse_args(arguments)
 
@@ -231,7 +232,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
         dataset = build_dataset(config)
         lines, cached = estimate(config, dataset, autocast=parsed.bf16)
     samples = len(dataset)
-    epochs = epochs_of(config, samples=samples, batch_size=batch_size)
+    epochs = epochs_of(config, samples=samples, batch_size=batch_size, processes=parsed.processes)
     for line in report(lines, cached, batch_size=batch_size, samples=samples, epochs=epochs):
         print(line)
 

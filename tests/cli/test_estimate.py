@@ -94,11 +94,19 @@ def test_report_counts_samples_and_epochs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loop", "expected"),
-    [({"max_epochs": 7}, 7), ({"max_iters": 500}, 10), ({"max_iters": 520}, 11), ({"max_iters": 1}, 1)],
+    ("loop", "processes", "expected"),
+    [
+        ({"max_epochs": 7}, 1, 7),
+        ({"max_epochs": 7}, 4, 7),
+        ({"max_iters": 500}, 1, 10),
+        ({"max_iters": 500}, 4, 40),
+        ({"max_iters": 520}, 1, 11),
+        ({"max_iters": 1}, 1, 1),
+    ],
 )
-def test_epochs(loop: dict, expected: int) -> None:
-    assert epochs_of(Config({"train_cfg": loop}), samples=100, batch_size=2) == expected
+def test_epochs(loop: dict, processes: int, expected: int) -> None:
+    config = Config({"train_cfg": loop})
+    assert epochs_of(config, samples=100, batch_size=2, processes=processes) == expected
 
 
 def test_libraries_are_quiet_but_for_warnings(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,8 +125,12 @@ def test_command(tiny_folder: Path, capsys: pytest.CaptureFixture, monkeypatch: 
     loads = []
     load = CocoDataset.load_data_list
     monkeypatch.setattr(CocoDataset, "load_data_list", lambda self: loads.append(self) or load(self))
-    assert main([str(tiny_folder / "distill.py"), "--batch-size", "3", "--bf16"]) == 0
+    loop = "train_cfg={'type': 'IterBasedTrainLoop', 'max_iters': 8, '_delete_': True}"
+    arguments = ["--batch-size", "3", "--bf16", "--processes", "4", "--cfg-options", loop]
+    assert main([str(tiny_folder / "distill.py"), *arguments]) == 0
     output = capsys.readouterr().out
+    assert "for 6 samples" in output
+    assert "each of 16 epochs" in output
     assert "a batch of 3" in output
     assert "distillation step" in output
     assert "cache of teacher 'big'" in output
