@@ -1,5 +1,6 @@
 """The stored teacher gives the losses of the running one, and only for what was stored."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 
-from perceptkd.cli.cache_teacher import main
+from perceptkd.cli.arguments import UserError
+from perceptkd.cli.cache_teacher import main, training_precision
 from perceptkd.cli.train import read_config
 from perceptkd.core.cache import CacheError
 from perceptkd.core.source import build_model, read_model_source
 from perceptkd.datasets.seeded import collect_seeded_datasets
 from perceptkd.registry import DATASETS, MODELS
 
+FP32 = ["--device", "cpu", "--cfg-options", "optim_wrapper.precision=fp32"]
 DISTILLERS = ["perceptkd.UniDistill", "perceptkd.ForegroundDistill", "perceptkd.DistillBEV"]
 
 
@@ -32,8 +35,10 @@ def job(tiny_comparison: Path) -> tuple[Path, Config]:
     return tiny_comparison, config
 
 
-def terms(config: Config, *, kind: str, epoch: int, **teacher: Any) -> dict[str, torch.Tensor]:
-    """What the distiller adds to the loss of the first training sample in an epoch."""
+def terms(
+    config: Config, *, kind: str, epoch: int, size: int = 1, bf16: bool = False, **teacher: Any
+) -> dict[str, torch.Tensor]:
+    """What the distiller adds to the loss of the first training samples in an epoch."""
     with DefaultScope.overwrite_default_scope("mmdet3d"):
         dataset = DATASETS.build(config.train_dataloader.dataset)
         for seeded in collect_seeded_datasets(dataset):
@@ -41,8 +46,9 @@ def terms(config: Config, *, kind: str, epoch: int, **teacher: Any) -> dict[str,
         torch.manual_seed(0)
         options = {"lidar": {**config.model.teachers.lidar, **teacher}}
         model = MODELS.build({**config.model, "teachers": options, "distillers": [{"type": kind, "teacher": "lidar"}]})
-        batch = pseudo_collate([dataset[0]])
-        losses = model.train()(**model.data_preprocessor(batch, True), mode="loss")
+        batch = pseudo_collate([dataset[index] for index in range(size)])
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            losses = model.train()(**model.data_preprocessor(batch, True), mode="loss")
     return {name: value.detach() for name, value in losses.items() if name.startswith("loss_kd/")}
 
 
@@ -54,13 +60,13 @@ def test_losses_from_the_store_are_those_of_the_teacher(
     store = tmp_path / "store"
     other = path.with_name("other.py")
     other.write_text(f"_base_ = ['{path.name}']\nmodel = dict(distillers=[dict(type='{kind}', teacher='lidar')])\n")
-    assert main([str(other), "--out", str(store), "--epochs", "2", "--dtype", "float32", "--device", "cpu"]) == 0
+    assert main([str(other), "--out", str(store), "--epochs", "2", "--dtype", "float32", *FP32]) == 0
     output = capsys.readouterr().out
     assert ("every cell" in output) == (kind == "perceptkd.DistillBEV")
     assert f"model.teachers.lidar.role=cached model.teachers.lidar.cache={store}" in output
-    for epoch in range(2):
-        live = terms(config, kind=kind, epoch=epoch)
-        cached = terms(config, kind=kind, epoch=epoch, role="cached", cache=str(store))
+    for epoch, size in enumerate((1, 2)):
+        live = terms(config, kind=kind, epoch=epoch, size=size)
+        cached = terms(config, kind=kind, epoch=epoch, size=size, role="cached", cache=str(store))
         assert live.keys() == cached.keys()
         assert max(live.values()) > 0
         for name, value in live.items():
@@ -72,9 +78,52 @@ def test_losses_from_the_store_are_those_of_the_teacher(
 def test_a_second_run_continues_and_adds_nothing(
     job: tuple[Path, Config], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    arguments = [str(job[0]), "--out", str(tmp_path / "store"), "--epochs", "1", "--device", "cpu"]
+    store = tmp_path / "store"
+    arguments = [str(job[0]), "--out", str(store), "--epochs", "1", *FP32]
     assert main(arguments) == main(arguments) == 0
-    assert ": 0 samples added" in capsys.readouterr().out.splitlines()[-2]
+    output = capsys.readouterr().out
+    assert ": 0 samples added" in output.splitlines()[-2]
+    told = float(output.split("it computes in fp32 and will take about ")[1].split("GiB, ")[1].split(" MiB")[0])
+    samples = int(output.split("for each of ")[1].split()[0])
+    stored = sum(path.stat().st_size for path in store.glob("*.bin")) / 2**20
+    assert stored == pytest.approx(told * samples, rel=0.25)  # how much of a map is near boxes differs
+    assert main([*arguments, "model.distillers.0.teacher_taps.feature=backbone"]) == 2
+    assert "Write another folder, or delete this one" in capsys.readouterr().err
+
+
+def test_a_store_is_computed_in_the_precision_of_the_training(job: tuple[Path, Config], tmp_path: Path) -> None:
+    path, config = job
+    store = tmp_path / "store"
+    kind = DISTILLERS[0]
+    options = ["--whole-maps", "--dtype", "float32", "--device", "cpu", "--cfg-options", "optim_wrapper.precision=bf16"]
+    assert main([str(path), "--out", str(store), "--epochs", "1", *options]) == 0
+    assert json.loads((store / "manifest.json").read_text())["fingerprint"]["precision"] == "bf16"
+    live, cached = (
+        terms(config, kind=kind, epoch=0, bf16=True, **teacher)
+        for teacher in ({}, {"role": "cached", "cache": str(store)})
+    )
+    assert all(torch.equal(cached[name], value) for name, value in live.items())
+    with pytest.raises(CacheError, match="precision: stored 'bf16', now 'fp32'"):
+        terms(config, kind=kind, epoch=0, role="cached", cache=str(store))
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "amp", "expected"),
+    [
+        ({}, False, None),
+        ({"type": "OptimWrapper"}, False, None),
+        ({"type": "perceptkd.AmpOptimWrapper", "precision": "bf16"}, False, torch.bfloat16),
+        ({"type": "perceptkd.AmpOptimWrapper", "precision": "fp16"}, True, torch.float16),
+        ({"type": "OptimWrapper", "precision": "bf16"}, True, torch.bfloat16),
+    ],
+)
+def test_the_precision_is_that_of_the_optim_wrapper(wrapper: dict, amp: bool, expected: torch.dtype | None) -> None:
+    assert training_precision(Config({"optim_wrapper": wrapper}), "cpu", amp=amp).dtype == expected
+
+
+def test_an_optim_wrapper_of_unknown_precision_is_refused() -> None:
+    with pytest.raises(UserError, match=r"what optim_wrapper\.type=ApexOptimWrapper computes in is not known"):
+        training_precision(Config({"optim_wrapper": {"type": "ApexOptimWrapper"}}), "cpu")
 
 
 def test_teachers_are_named(job: tuple[Path, Config], tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
