@@ -119,20 +119,23 @@ class TeacherCache:
 
     def _stack(self, leaf: Mapping[str, Any], places: Sequence[tuple[int, np.ndarray]], tap: str) -> Tensor:
         """The values of several samples; those of a map whose foreground was stored on a grid of zeros."""
-        values = [torch.from_numpy(self._shards.read(shard, arrays[leaf["array"]])) for shard, arrays in places]
+        values = [self._shards.read(shard, arrays[leaf["array"]]) for shard, arrays in places]
         if "grid" in leaf:
-            for number, (shard, arrays) in enumerate(places):
-                cells = torch.from_numpy(self._shards.read(shard, arrays[leaf["cells"]])).long()
-                full = values[number].new_zeros(len(values[number]), math.prod(leaf["grid"]))
-                full[:, cells] = values[number]
-                values[number] = full.view(-1, *leaf["grid"])
+            cells = [self._shards.read(shard, arrays[leaf["cells"]]) for shard, arrays in places]
+            values = [_on_grid(value, cell, leaf["grid"]) for value, cell in zip(values, cells)]
         if len({value.shape for value in values}) > 1:
             raise CacheError(
-                f"What is cached of '{tap}' differs in shape within a batch ({[tuple(value.shape) for value in values]}"
-                "): cached teachers need inputs of one size, or train_dataloader.batch_size=1"
+                f"What is cached of '{tap}' differs in shape within a batch ({[value.shape for value in values]}): "
+                "cached teachers need inputs of one size, or train_dataloader.batch_size=1"
             )
-        with torch.autocast("cpu", enabled=False):  # which cannot stack fp16 where it runs in bf16
-            return torch.stack(values)
+        return torch.from_numpy(np.stack(values))
+
+
+def _on_grid(values: np.ndarray, cells: np.ndarray, grid: Sequence[int]) -> np.ndarray:
+    """A map of zeros but for the values [C, M] at cells [M]."""
+    full = np.zeros((len(values), math.prod(grid)), values.dtype)
+    full[:, cells] = values
+    return full.reshape(-1, *grid)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

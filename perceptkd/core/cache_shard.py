@@ -82,7 +82,7 @@ class ShardReader:
         self._open = functools.lru_cache(maxsize=MAX_OPEN)(self._map)
 
     def read(self, shard: int, place: np.void) -> np.ndarray:
-        """A copy of one array.
+        """A read-only view of one array in the memory map; it may not be aligned.
 
         Args:
             shard: Number of the shard.
@@ -94,7 +94,7 @@ class ShardReader:
         if size == 0:
             return np.empty(shape, dtype)  # an empty file cannot be mapped
         begin = int(place["offset"])
-        found = np.array(self._open(shard)[begin : begin + size])
+        found = self._open(shard)[begin : begin + size]
         if len(found) < size:
             raise CacheError(f"{shard_path(self.folder, shard, '.bin')} is cut off: copy or write the cache again")
         return found.view(dtype).reshape(shape)

@@ -65,8 +65,10 @@ def test_a_sample_that_is_there_is_not_stored_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [torch.arange(2), torch.tensor([True, False]), torch.randn(2, 1, 2, 1, 2, 1)])
 def test_numbers_of_every_kind_and_shape_are_given_back(tmp_path: Path, value: torch.Tensor) -> None:
-    write(tmp_path, {"a": [value, (value, value)]}, dtype="float32")
+    """Behind three bytes, where numbers of more bytes are not aligned."""
+    write(tmp_path, {"mask": torch.ones(2, 3, dtype=torch.bool), "a": [value, (value, value)]}, dtype="float32")
     found = TeacherCache(tmp_path).read(KEYS, NECK)
+    assert found["mask"].all()
     assert isinstance(found["a"][1], tuple)
     assert all(torch.equal(each, value) and each.dtype == value.dtype for each in (found["a"][0], *found["a"][1]))
 
