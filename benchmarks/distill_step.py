@@ -93,9 +93,10 @@ def rows_of(config: Config, size: int, *, pairs: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         teacher = distilled.distillers.teachers["lidar"]
         (distiller,) = distilled.distillers.each()
-        fingerprint = teacher_fingerprint("lidar", teacher.config)
-        writer = TeacherCacheWriter(folder, fingerprint, reach=distiller.teacher_reach())
-        write_cache(teacher.collect, [batch], writer)
+        with wrapper.optim_context(distilled):  # in the precision of the step that reads it
+            fingerprint = teacher_fingerprint("lidar", teacher.config)
+            writer = TeacherCacheWriter(folder, fingerprint, reach=distiller.teacher_reach())
+            write_cache(teacher.collect, [batch], writer)
         cached, cached_wrapper = build(config, distill=True, role="cached", cache=folder)
         rows.append(
             paired_row(
