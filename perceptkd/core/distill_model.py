@@ -26,7 +26,7 @@ class DistillModel(BaseModel):
 
     Args:
         student: Model dict, config path, ``lib::path`` or module; one that starts from trained weights is a dict of
-            its ``config`` and ``checkpoint``, as a teacher is.
+            its ``config`` and ``checkpoint``, as a teacher is, and of ``modules`` where only these start from them.
         teachers: Name -> options (:class:`perceptkd.core.teacher_config.TeacherConfig`).
         distillers: Configs of :class:`perceptkd.core.distiller.Distiller`.
         distill: False trains the same student without distillation; teachers are not even built.
@@ -99,13 +99,13 @@ class DistillModel(BaseModel):
         return {**losses, **terms}
 
     def init_weights(self) -> None:
-        """Initialise the student: as the Runner would without distillation, or with the weights it starts from."""
+        """Initialise the student as the Runner would without distillation, then with the weights it starts from."""
         if self.is_init:  # type: ignore[has-type]
             return
+        if not self._start or "modules" in self._start:
+            self.student.init_weights()
         if self._start:
             _load_start(self.student, self._start)
-        else:
-            self.student.init_weights()
         self.is_init = True
 
     def _set_device(self, device: torch.device) -> None:
@@ -123,11 +123,17 @@ def _build_student(student: Any, data_preprocessor: Mapping[str, Any] | None) ->
 
 
 def _load_start(student: nn.Module, options: Mapping[str, Any]) -> None:
-    if set(options) - {"allow_partial"} != {"config", "checkpoint"}:
+    if set(options) - {"modules"} != {"config", "checkpoint"}:
         raise InputError(
-            f"A student that starts from trained weights is dict(config=, checkpoint=[, allow_partial=]), not one with "
+            f"A student that starts from trained weights is dict(config=, checkpoint=[, modules=]), not one with "
             f"{', '.join(options)}: give the config itself as student= to train from scratch"
         )
     source, owner = read_model_source(options["config"]), "the student"
     path = find_checkpoint(options["checkpoint"], owner=owner, stem=source.stem, config=source.path)
-    load_weights(student, path, owner=owner, allow_partial=options.get("allow_partial", False))
+    trained = build_model(source)
+    load_weights(trained, path, owner=owner)
+    for name in options.get("modules", [""]):
+        if name not in dict(student.named_modules()):
+            children = ", ".join(child for child, _ in student.named_children())
+            raise InputError(f"The student has no module '{name}' to start from {path}; it has {children}")
+        student.get_submodule(name).load_state_dict(trained.get_submodule(name).state_dict())

@@ -121,9 +121,23 @@ def test_a_student_starts_from_trained_weights(tmp_path: Path, distill: bool) ->
     assert all(torch.equal(value, trained[key]) for key, value in model.student.state_dict().items())
 
 
+def test_a_part_of_a_student_starts_from_trained_weights(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    trained = MODELS.build(STUDENT).state_dict()
+    torch.save(trained, tmp_path / "trained.pth")
+    student = {"config": STUDENT, "checkpoint": str(tmp_path / "trained.pth"), "modules": ["backbone", "neck.reduce"]}
+    model = MODELS.build({**config(distill=False), "student": student})
+    model.init_weights()
+    state = model.student.state_dict()
+    assert all(torch.equal(state[key], trained[key]) for key in state if key.startswith(("backbone", "neck.reduce")))
+    assert not torch.equal(state["bbox_head.score.weight"], trained["bbox_head.score.weight"])
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"checkpoint": "wide.pth", "modules": ["head"]}, CheckpointError, "does not fit the student"),
+        ({"checkpoint": "right.pth", "modules": ["head"]}, InputError, "no module 'head' to start .* it has .*neck"),
         ({"checkpoint": "none.pth"}, FileNotFoundError, "no checkpoint of the student at none.pth.*tools/train.py"),
         ({}, InputError, r"is dict\(config=, checkpoint=.*, not one with config"),
         ({"checkpoint": "wide.pth"}, CheckpointError, "does not fit the student"),
@@ -134,6 +148,7 @@ def test_weights_that_a_student_cannot_start_from_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(MODELS.build({**STUDENT, "channels": 6}).state_dict(), "wide.pth")
+    torch.save(MODELS.build(STUDENT).state_dict(), "right.pth")
     model = MODELS.build({**config(distill=False), "student": {"config": STUDENT, **options}})
     with pytest.raises(error, match=message):
         model.init_weights()
