@@ -1,4 +1,4 @@
-# The teacher of unidistill_camera2lidar_sim.py, and what the student of unidistill_lidar2camera_sim.py starts from.
+# The teacher of unidistill_camera2lidar_sim.py: the student of unidistill_lidar2camera_sim.py, without a teacher.
 _base_ = [
     "../_base_/models/bev_camera_sim.py",
     "../_base_/datasets/nuscenes_sim_splits.py",

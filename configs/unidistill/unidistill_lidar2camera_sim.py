@@ -1,19 +1,17 @@
 # UniDistill: a LiDAR detector teaches a camera detector, on SimWorld's splits train, tune and report.
-# Both read one sample with one scene augmentation. The student, and so the control, starts from a trained camera
-# detector. The weights are a tenth of the published ones, which outweigh the student's own losses here.
+# Both read one sample with one scene augmentation. The weights are a tenth of the published ones, which
+# outweigh the student's own losses here.
 _base_ = [
+    "../_base_/models/bev_camera_sim.py",
     "../_base_/datasets/nuscenes_sim_splits.py",
-    "../_base_/schedules/bev_sim_splits_short.py",
+    "../_base_/schedules/bev_sim_splits_long.py",
     "../_base_/runtime/default.py",
 ]
 
-default_scope = "mmdet3d"
 model = dict(
+    _delete_=True,
     type="perceptkd.DistillModel",
-    student=dict(
-        config="configs/unidistill/camera_sim_splits.py",
-        checkpoint="work_dirs/teachers/camera_sim_splits/iter_5760.pth",
-    ),
+    student={{_base_.model}},
     teachers=dict(
         lidar=dict(
             config="configs/unidistill/lidar_voxel_sim_splits.py",
@@ -28,5 +26,5 @@ train_dataloader = dict(batch_size=1)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 val_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=288, save_best="nuscenes/near_mAP", rule="greater"))
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1152, save_best="nuscenes/near_mAP", rule="greater"))
 log_processor = dict(by_epoch=False)
