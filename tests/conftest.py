@@ -90,6 +90,22 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
+def authors_file() -> Callable[[str, str], Path]:
+    """authors_file("TIGBEV", name) -> that file in the clone which PERCEPTKD_TIGBEV_REFERENCE names; else a skip."""
+
+    def find(method: str, name: str) -> Path:
+        variable = f"PERCEPTKD_{method}_REFERENCE"
+        root = os.environ.get(variable)
+        if not root:
+            pytest.skip(f"{variable} does not name a clone of the authors' repository")
+        path = next(Path(root).rglob(name), None)
+        assert path is not None, f"no {name} under {root}"
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def run_ranks() -> Callable[..., list[Any]]:
     """run_ranks(script, folder, *arguments, count=2) -> what each process saved.
 

@@ -5,7 +5,6 @@ The authors' repository is not part of this project; PERCEPTKD_BEVDISTILL_REFERE
 
 import ast
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -166,13 +165,9 @@ def test_maps_that_cannot_be_compared_raise(make_step: Make) -> None:
 
 
 @pytest.fixture(scope="module")
-def reference() -> Callable[..., tuple]:
+def reference(authors_file: Callable[[str, str], Path]) -> Callable[..., tuple]:
     """The authors' method ``get_bev_fit_loss``, loaded from a local clone without importing its modules."""
-    root = os.environ.get("PERCEPTKD_BEVDISTILL_REFERENCE")
-    if not root:
-        pytest.skip("PERCEPTKD_BEVDISTILL_REFERENCE does not name a clone of the authors' repository")
-    path = next(Path(root).rglob("bev_distiller.py"), None)
-    assert path is not None, f"no bev_distiller.py under {root}"
+    path = authors_file("BEVDISTILL", "bev_distiller.py")
     nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
     (method,) = (node for node in nodes if node.name == "get_bev_fit_loss")
     method.decorator_list = []

@@ -4,7 +4,6 @@ The authors' repository is not part of this project; PERCEPTKD_DISTILLBEV_REFERE
 """
 
 import ast
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,17 +55,13 @@ def taps(**values: Any) -> dict[str, Tap]:
 
 
 @pytest.fixture(scope="module")
-def reference() -> Callable[..., dict]:
+def reference(authors_file: Callable[[str, str], Path]) -> Callable[..., dict]:
     """The authors' ``fgd_distill_loss`` for one level, loaded from a local clone without importing its modules."""
     from mmdet3d.models.utils import clip_sigmoid
     from mmdet3d.structures.ops import box_np_ops
     from mmdet3d.structures.points import LiDARPoints
 
-    root = os.environ.get("PERCEPTKD_DISTILLBEV_REFERENCE")
-    if not root:
-        pytest.skip("PERCEPTKD_DISTILLBEV_REFERENCE does not name a clone of the authors' repository")
-    path = next(Path(root).rglob("bevdet_distill.py"), None)
-    assert path is not None, f"no bevdet_distill.py under {root}"
+    path = authors_file("DISTILLBEV", "bevdet_distill.py")
     wanted = {"foreground_scale_mask", "add_fp_as_fg", "fgd_distill_loss"}
     nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
     methods = [node for node in nodes if node.name in wanted]

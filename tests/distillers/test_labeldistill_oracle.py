@@ -4,7 +4,6 @@ The authors' repository is not part of this project; PERCEPTKD_LABELDISTILL_REFE
 """
 
 import ast
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,11 +41,8 @@ def taps_of(fine: Tensor, coarse: Tensor) -> dict[str, Tap]:
 
 
 @pytest.fixture(scope="module")
-def reference() -> dict[str, Any]:
+def reference(authors_file: Callable[[str, str], Path]) -> dict[str, Any]:
     """The authors' classes and methods, without importing their modules; on the CPU, for one process."""
-    root = os.environ.get("PERCEPTKD_LABELDISTILL_REFERENCE")
-    if not root:
-        pytest.skip("PERCEPTKD_LABELDISTILL_REFERENCE does not name a clone of the authors' repository")
     wanted = {
         "label_backbone.py": ("Mlp", "LabelBackbone"),
         "adaptor.py": ("DistillAdaptor",),
@@ -58,8 +54,7 @@ def reference() -> dict[str, Any]:
     names |= {"np": np, "one_hot": F.one_hot, "polygon": pytest.importorskip("skimage.draw").polygon}
     names["clip_sigmoid"] = lambda logits: logits.sigmoid().clamp(1e-4, 1 - 1e-4)
     for file, parts in wanted.items():
-        path = next(Path(root).rglob(file), None)
-        assert path is not None, f"no {file} under {root}"
+        path = authors_file("LABELDISTILL", file)
         nodes = list(ast.walk(ast.parse(path.read_text().replace("'cuda'", "'cpu'"))))
         found = [node for node in nodes if getattr(node, "name", None) in parts]
         assert len(found) == len(parts)

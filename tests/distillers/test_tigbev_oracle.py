@@ -4,7 +4,7 @@ The authors' repository is not part of this project; PERCEPTKD_TIGBEV_REFERENCE 
 """
 
 import ast
-import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,11 +26,8 @@ from perceptkd.distillers.tigbev import (
 
 
 @pytest.fixture(scope="module")
-def reference() -> dict[str, Any]:
+def reference(authors_file: Callable[[str, str], Path]) -> dict[str, Any]:
     """The authors' methods as functions of (self, ...), without importing their modules."""
-    root = os.environ.get("PERCEPTKD_TIGBEV_REFERENCE")
-    if not root:
-        pytest.skip("PERCEPTKD_TIGBEV_REFERENCE does not name a clone of the authors' repository")
     wanted = {
         "tig_bev.py": (
             "get_inner_depth_loss",
@@ -42,8 +39,7 @@ def reference() -> dict[str, Any]:
     }
     names = {"torch": torch, "F": F}
     for file, methods in wanted.items():
-        path = next(Path(root).rglob(file), None)
-        assert path is not None, f"no {file} under {root}"
+        path = authors_file("TIGBEV", file)
         nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
         found = [node for node in nodes if node.name in methods]
         assert len(found) == len(methods)

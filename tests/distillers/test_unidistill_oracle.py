@@ -6,7 +6,7 @@ repository is not part of this project; PERCEPTKD_UNIDISTILL_REFERENCE may name 
 
 import ast
 import math
-import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,13 +94,9 @@ def test_f15_agrees_with_float64_numpy(seed: int, legacy: bool) -> None:
 
 
 @pytest.fixture(scope="module")
-def reference() -> dict:
+def reference(authors_file: Callable[[str, str], Path]) -> dict:
     """The authors' functions, loaded from a local clone without importing its modules; on the CPU, for one process."""
-    root = os.environ.get("PERCEPTKD_UNIDISTILL_REFERENCE")
-    if not root:
-        pytest.skip("PERCEPTKD_UNIDISTILL_REFERENCE does not name a clone of the authors' repository")
-    path = next(Path(root).rglob(SCRIPT), None)
-    assert path is not None, f"no {SCRIPT} under {root}"
+    path = authors_file("UNIDISTILL", SCRIPT)
     functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
     for call in (node for function in functions for node in ast.walk(function)):
         if isinstance(call, ast.Attribute) and call.attr == "cuda":

@@ -3,7 +3,7 @@
 import ast
 import logging
 import math
-import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -315,15 +315,12 @@ def test_missing_maps_are_named() -> None:
 
 
 @pytest.fixture(scope="module")
-def reference() -> SimpleNamespace:
+def reference(authors_file: Callable[[str, str], Path]) -> SimpleNamespace:
     """The authors' classes, loaded from a local clone without importing its modules; for one process."""
-    root = os.environ.get("PERCEPTKD_UNIDISTILL_REFERENCE")
-    if not root:
-        pytest.skip("PERCEPTKD_UNIDISTILL_REFERENCE does not name a clone of the authors' repository")
     names = {"math": math, "np": np, "torch": torch, "nn": torch.nn, "reduce_mean": lambda value: value}
     names |= {"BaseAssigner": object, "CenterHead": object, "logging": logging}
     for file in ("common_utils", "box_utils", "det3d", "fcos_assigner", "center_head_iou_aware"):
-        path = next(Path(root).rglob(f"{file}.py"))
+        path = authors_file("UNIDISTILL", f"{file}.py")
         nodes = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
         exec(compile(ast.Module(nodes, []), str(path), "exec"), names)
         names[file] = SimpleNamespace(**names)
