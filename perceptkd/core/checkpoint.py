@@ -72,7 +72,7 @@ def load_weights(model: nn.Module, path: str | Path, *, owner: str, allow_partia
     if report.bad_share > TOLERATED_SHARE and not allow_partial:
         raise CheckpointError(
             f"The checkpoint {path} does not fit {owner} ({report.bad_share:.1%} of {report.total} keys):\n"
-            f"  {report}\nIs it of another config? allow_partial=True goes on with random weights in these places."
+            f"  {report}\nIs it of another config? A teacher with allow_partial=True goes on with random weights there."
         )
     if report.bad_share:
         print_log(f"The checkpoint {path} leaves parts of {owner} as they were:\n  {report}", "current", level=30)

@@ -130,9 +130,9 @@ def _load_start(student: nn.Module, options: Mapping[str, Any]) -> None:
         )
     source, owner = read_model_source(options["config"]), "the student"
     path = find_checkpoint(options["checkpoint"], owner=owner, stem=source.stem, config=source.path)
-    trained = build_model(source)
+    trained = copy.deepcopy(student) if "modules" in options else student
     load_weights(trained, path, owner=owner)
-    for name in options.get("modules", [""]):
+    for name in options.get("modules", ()):
         if name not in dict(student.named_modules()):
             children = ", ".join(child for child, _ in student.named_children())
             raise InputError(f"The student has no module '{name}' to start from {path}; it has {children}")
