@@ -51,8 +51,8 @@ class CachedTeacher:
         self.cache.check_fingerprint({"precision": active_precision(self.precision, self.device)})
         return self._read(sample_keys(batch))
 
-    def example(self) -> dict[str, Tap]:
-        """The taps of some stored sample, for who needs their shapes alone."""
+    def example(self, batch: Any) -> dict[str, Tap]:
+        """The taps of some stored sample, whatever the batch: for who needs their shapes alone."""
         return self._read([self.cache.first_key()])
 
     def _read(self, keys: Sequence[SampleKey]) -> dict[str, Tap]:

@@ -10,7 +10,6 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from perceptkd.core.batch import input_size
-from perceptkd.core.cached_teacher import CachedTeacher
 from perceptkd.core.distiller import Distiller
 from perceptkd.core.errors import InputError
 from perceptkd.core.tap import Tap, TapCollector, TapSpec, map_tensors
@@ -65,11 +64,7 @@ def collect_shapes(
     with collector.recording():
         twin._run_forward(data, mode="loss")
     found = collector.taps(input_size=input_size(data))
-    answers = {
-        teacher.name: teacher.example() if isinstance(teacher, CachedTeacher) else teacher.collect(batch)
-        for teacher in teachers
-    }
-    return found, answers
+    return found, {teacher.name: teacher.example(batch) for teacher in teachers}
 
 
 def adapter_table(distiller: Distiller, student: Mapping[str, Tap], teacher: Mapping[str, Tap]) -> list[list[str]]:

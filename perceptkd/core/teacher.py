@@ -90,6 +90,10 @@ class FrozenTeacher:
         self._forwards += 1
         return self.collector.taps(input_size=input_size(data))
 
+    def example(self, batch: Any) -> dict[str, Tap]:
+        """Taps for who needs their shapes alone: those of the batch."""
+        return self.collect(batch)
+
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.precision == "student":
             return nullcontext()
