@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import operator
 import shutil
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader
 from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, check_data, run_command
 from perceptkd.cli.estimate import GIB, MIB, epochs_of
 from perceptkd.cli.jobs import strings
-from perceptkd.cli.train import OUR_AMP, read_config
+from perceptkd.cli.train import OUR_AMP, enable_amp, read_config
 from perceptkd.core.cache_writer import TeacherCacheWriter, write_cache
 from perceptkd.core.tap import Taps
 from perceptkd.core.teacher import FrozenTeacher, teacher_fingerprint
@@ -105,9 +106,12 @@ def training_precision(config: Config, device: torch.device | str, *, amp: bool 
     Raises:
         UserError: Its ``optim_wrapper`` is of a type whose precision is not known.
     """
+    if amp:
+        config = copy.deepcopy(config)
+        enable_amp(config)
     options = config.get("optim_wrapper") or {}
     kind = options.get("type", "OptimWrapper")
-    if kind == OUR_AMP or (amp and kind == "OptimWrapper"):
+    if kind == OUR_AMP:
         return choose_precision(device, request=options.get("precision", "auto"))
     if kind == "OptimWrapper":
         return choose_precision(device, request="fp32")
@@ -203,7 +207,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
             whole_maps=parsed.whole_maps,
             amp=parsed.amp,
         )
-    size = sum(path.stat().st_size for path in folder.iterdir()) / 2**30
+    size = sum(path.stat().st_size for path in folder.iterdir()) / GIB
     print(f"{folder}: {added} samples added, {size:.2f} GiB")
     print(f"train with: --cfg-options model.teachers.{name}.role=cached model.teachers.{name}.cache={folder}")
 

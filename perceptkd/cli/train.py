@@ -142,7 +142,7 @@ def build_runner(
     elif resume:
         config.resume, config.load_from = True, str(resume)
     if amp:
-        _enable_amp(config)
+        enable_amp(config)
     if auto_scale_lr:
         _enable_lr_scaling(config)
     prepare_processes(config)
@@ -162,7 +162,8 @@ def train(source: Mapping[str, Any] | Path | str, **kwargs: Any) -> Runner:
     return runner
 
 
-def _enable_amp(config: Config) -> None:
+def enable_amp(config: Config) -> None:
+    """What ``--amp`` does to a config."""
     kind = config.optim_wrapper.get("type", "OptimWrapper")
     if kind == "OptimWrapper":
         config.optim_wrapper.type = OUR_AMP
