@@ -166,13 +166,7 @@ def summarise(
         "split": split,
         "teacher": teacher,
         **({} if start is None else {START: points(start)}),
-        "sources": {
-            name: {
-                "checkpoint": os.path.relpath(result["checkpoint"]),  # says nothing of whose machine it was
-                **{key: result[key] for key in ("sha256", "given")},
-            }
-            for name, result in sources.items()
-        },
+        "sources": {name: describe_source(result) for name, result in sources.items()},
         **values,
         "gain": {
             "mean": gain,
@@ -191,6 +185,12 @@ def summarise(
             **{name: {seed: run[split] for seed, run in by_seed.items()} for name, by_seed in runs.items()},
         },
     }
+
+
+def describe_source(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Which weights a teacher or start had, and whether they were found or trained."""
+    relative = os.path.relpath(result["checkpoint"])  # says nothing of whose machine it was
+    return {"checkpoint": relative, **{key: result[key] for key in ("sha256", "given")}}
 
 
 def costs(teachers: Mapping[str, Mapping[str, Any]], runs: Mapping[str, Mapping[int, Any]]) -> dict[str, Any]:

@@ -4,6 +4,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+#: The models of a comparison: those there is one of, and those there is one of for each seed.
+SINGLE_MODELS = ("teacher", "start")
+SEEDED_MODELS = ("control", "control_equal_time", "distilled")
 MEANINGFUL_CONTROL = 10.0
 OFFICIAL = ("nuscenes/mAP", "nuscenes/NDS")
 
@@ -12,9 +15,8 @@ def table(result: dict[str, Any]) -> str:
     """The comparison as text, one column a seed."""
     seeds = list(result["control"])
     header = ["", *(f"seed {seed}" for seed in seeds), "mean"]
-    single = [name for name in ("teacher", "start") if name in result]
-    rows = [[name, *[""] * len(seeds), f"{result[name]:.2f}"] for name in single]
-    for name in ("control", "control_equal_time", "distilled"):
+    rows = [[name, *[""] * len(seeds), f"{result[name]:.2f}"] for name in SINGLE_MODELS if name in result]
+    for name in SEEDED_MODELS:
         if name in result:
             numbers = list(result[name].values())
             rows.append([name, *(f"{value:.2f}" for value in numbers), f"{statistics.fmean(numbers):.2f}"])
