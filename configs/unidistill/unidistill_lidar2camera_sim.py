@@ -1,10 +1,9 @@
 # UniDistill: a LiDAR detector teaches a camera detector, on SimWorld's splits train, tune and report.
-# Both read one sample with one scene augmentation. The weights are a tenth of the published ones, which
-# outweigh the student's own losses here.
+# The weights are a tenth of the published ones, which outweigh the student's own losses here.
 _base_ = [
     "../_base_/models/bev_camera_sim.py",
-    "../_base_/datasets/nuscenes_sim_splits.py",
-    "../_base_/schedules/bev_sim_splits_long.py",
+    "../_base_/datasets/nuscenes_sim_splits_fixed.py",
+    "../_base_/schedules/bev_sim_splits_camera.py",
     "../_base_/runtime/default.py",
 ]
 
@@ -26,5 +25,5 @@ train_dataloader = dict(batch_size=1)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 val_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.camera_test_pipeline}}))
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1152, save_best="nuscenes/near_mAP", rule="greater"))
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=576, save_best="nuscenes/near_mAP", rule="greater"))
 log_processor = dict(by_epoch=False)
