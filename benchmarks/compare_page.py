@@ -8,7 +8,7 @@ from typing import Any
 
 from page import source
 
-from perceptkd.cli.comparison_text import SEEDED_MODELS, SINGLE_MODELS, cost, official_scores, verdict
+from perceptkd.cli.comparison_text import SEEDED_MODELS, cost, official_scores, verdict
 
 SPLITS = {"test": "the split to report on", "val": "the split that weights are chosen on"}
 
@@ -56,8 +56,8 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
         "distillation (control) and with it, same schedule, data and seeds.\n",
         "| model | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |",
         "| --- |" + " ---: |" * (len(seeds) + 1),
+        "| teacher |" + " |" * len(seeds) + f" {result['teacher']:.2f} |",
     ]
-    rows += [f"| {name} |" + " |" * len(seeds) + f" {result[name]:.2f} |" for name in SINGLE_MODELS if name in result]
     for kind in SEEDED_MODELS:
         if kind in result:
             values = list(result[kind].values())

@@ -19,8 +19,8 @@ from typing import Any
 from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, check_data, run_command
 from perceptkd.cli.comparison_text import table
 from perceptkd.cli.jobs import Job, run_jobs
-from perceptkd.cli.pretrained import START, ensure_trained, source_models
 from perceptkd.cli.provenance import provenance, write_json
+from perceptkd.cli.teachers import ensure_trained
 from perceptkd.cli.train import read_config
 from perceptkd.engine.student import is_distillation
 
@@ -82,16 +82,14 @@ def compare(
         kinds["control_equal_time"] = replace(control, name="control-equal-time", schedule_factor=equal_time)
     for job in kinds.values():
         job.build_config()  # a fault shows before the hours of training
-    sources = source_models(config)
-    announce(f"before the students: {', '.join(sources)}")
-    teachers = ensure_trained(sources, folder / SHARED, splits, parallel=parallel)
-    start = teachers.pop(START, None)
+    announce(f"teachers: {', '.join(config.model.teachers)}")
+    teachers = ensure_trained(config.model.teachers, folder / SHARED, splits, parallel=parallel)
     metric = _metric(config, teachers, split)
     announce(f"students: {', '.join(kinds)}, seed {', '.join(map(str, seeds))}")
     jobs = {(kind, seed): replace(job, seed=seed) for seed in seeds for kind, job in kinds.items()}
     results = dict(zip(jobs, run_jobs(list(jobs.values()), parallel=parallel), strict=True))
     runs = {kind: {seed: results[kind, seed] for seed in seeds} for kind in kinds}
-    result = summarise(config_path, config.get("task", "detection"), metric, split, teachers, runs, start=start)
+    result = summarise(config_path, config.get("task", "detection"), metric, split, teachers, runs)
     result["world"] = describe_world(config)
     first = {name: next(iter(group.values())) for name, group in {"teacher": teachers, **runs}.items()}
     result["runs"] = {name: {key: run[key] for key in ("folder", "checkpoint")} for name, run in first.items()}
@@ -137,8 +135,6 @@ def summarise(
     split: str,
     teachers: dict[str, dict[str, Any]],
     runs: dict[str, dict[int, dict[str, Any]]],
-    *,
-    start: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Turns the runs into gains, in points: fractions such as mAP count 100 times.
 
@@ -146,7 +142,6 @@ def summarise(
         config_path, task, metric, split: What the result says of itself.
         teachers: Results by name.
         runs: Results by kind and seed.
-        start: The result of the model that the students start from, if they do.
     """
 
     def points(run: Mapping[str, Any]) -> float:
@@ -158,15 +153,13 @@ def summarise(
     teacher = max(points(result) for result in teachers.values())
     gap = teacher - statistics.fmean(values["control"].values())
     gain = statistics.fmean(gains)
-    sources = teachers if start is None else {**teachers, START: start}
     return {
         "config": config_path,
         "task": task,
         "metric": metric,
         "split": split,
         "teacher": teacher,
-        **({} if start is None else {START: points(start)}),
-        "sources": {name: describe_source(result) for name, result in sources.items()},
+        "sources": {name: describe_source(result) for name, result in teachers.items()},
         **values,
         "gain": {
             "mean": gain,
@@ -188,7 +181,7 @@ def summarise(
 
 
 def describe_source(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Which weights a teacher or start had, and whether they were found or trained."""
+    """Which weights a teacher had, and whether they were found or trained."""
     relative = os.path.relpath(result["checkpoint"])  # says nothing of whose machine it was
     return {"checkpoint": relative, **{key: result[key] for key in ("sha256", "given")}}
 

@@ -4,8 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: The models of a comparison: those there is one of, and those there is one of for each seed.
-SINGLE_MODELS = ("teacher", "start")
+#: The models of a comparison that there is one of for each seed.
 SEEDED_MODELS = ("control", "control_equal_time", "distilled")
 MEANINGFUL_CONTROL = 10.0
 OFFICIAL = ("nuscenes/mAP", "nuscenes/NDS")
@@ -15,7 +14,7 @@ def table(result: dict[str, Any]) -> str:
     """The comparison as text, one column a seed."""
     seeds = list(result["control"])
     header = ["", *(f"seed {seed}" for seed in seeds), "mean"]
-    rows = [[name, *[""] * len(seeds), f"{result[name]:.2f}"] for name in SINGLE_MODELS if name in result]
+    rows = [["teacher", *[""] * len(seeds), f"{result['teacher']:.2f}"]]
     for name in SEEDED_MODELS:
         if name in result:
             numbers = list(result[name].values())

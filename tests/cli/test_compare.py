@@ -154,17 +154,6 @@ def test_the_table_has_a_column_per_seed_and_the_verdict() -> None:
     assert lines[-1] == "Shown: all 2 seeds gain, 2.00 points on average. 5.0 % of the gap to the teacher is closed."
 
 
-def test_what_the_students_start_from_has_a_row_and_is_no_teacher() -> None:
-    teachers, groups = {"lidar": teacher_scoring({METRIC: 0.71})}, runs(CONTROL, DISTILLED)
-    start = {**teacher_scoring({METRIC: 0.25}), "given": True}
-    result = summarise("c.py", "detection", METRIC, "val", teachers, groups, start=start)
-    assert (result["teacher"], result["start"]) == pytest.approx((71, 25))
-    assert list(result["sources"]) == ["lidar", "start"]
-    assert table(result).splitlines()[3].split() == ["start", "25.00"]
-    assert "The weights of start were used as they were found." in verdict(result)
-    assert "start" not in table(summary(CONTROL, DISTILLED, 0.71))
-
-
 def test_the_gain_is_told_by_matching_distance() -> None:
     near, far = f"{METRIC}_dist_0.5", f"{METRIC}_dist_4.0"
     control = {seed: {near: value, far: 0.5} for seed, value in {0: 0.10, 1: 0.20}.items()}
@@ -286,7 +275,7 @@ def test_what_cannot_be_compared_ends_with_a_sentence(
     assert "--seeds 0 leaves nothing to do" in capsys.readouterr().err
     assert main([str(tiny_folder / "distill.py"), "--equal-time", "0.9"]) == 2
     assert "--equal-time 0.9 is no longer control" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"big needs config='<path>' and checkpoint="):
+    with pytest.raises(UserError, match=r"teacher 'big' needs config='<path>' and checkpoint="):
         compare(str(tiny_folder / "distill.py"), seeds=[0], folder=tmp_path)
 
 

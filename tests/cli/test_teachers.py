@@ -1,4 +1,4 @@
-"""Teachers, and models that students start from: trained where they are missing, scored as they are otherwise."""
+"""Teachers are trained where they are missing, and scored as they are otherwise."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from perceptkd.cli import jobs as jobs_module
 from perceptkd.cli.arguments import UserError
-from perceptkd.cli.pretrained import START, ensure_trained, source_models
+from perceptkd.cli.teachers import ensure_trained
 
 METRIC = "nuscenes/mAP"
 
@@ -96,16 +96,3 @@ def test_a_teacher_named_by_a_pattern_is_the_file_that_the_student_loads(
     teacher.checkpoint = "https://example.org/epoch_1.pth"
     with pytest.raises(UserError, match=r"download https://example\.org/epoch_1\.pth and name the file"):
         ensure_trained(teacher_config.model.teachers, tmp_path / "runs", ("val",))
-
-
-def test_what_the_student_starts_from_is_trained_as_a_teacher_is(
-    teacher_config: Any, started: list[Any], tmp_path: Path
-) -> None:
-    assert list(source_models(teacher_config)) == ["lidar"]
-    (tmp_path / "camera.py").write_text("model = dict(type='Y')\n")
-    target = tmp_path / "teachers/camera/epoch_1.pth"
-    teacher_config.model.student = {"config": str(tmp_path / "camera.py"), "checkpoint": str(target)}
-    results = ensure_trained(source_models(teacher_config), tmp_path / "runs", ("val",))
-    assert list(results) == ["lidar", START]
-    assert [job.name for job in started] == ["teacher", "camera"]
-    assert target.read_bytes() == b"trained"
