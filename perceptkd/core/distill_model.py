@@ -13,7 +13,7 @@ from perceptkd.core.checkpoint import find_checkpoint, load_weights
 from perceptkd.core.distillation import Distillation
 from perceptkd.core.dry_run import DryBatch
 from perceptkd.core.errors import InputError
-from perceptkd.core.source import build_model, read_model_source
+from perceptkd.core.source import build_model, is_described, read_model_source
 from perceptkd.registry import MODELS
 
 
@@ -26,7 +26,7 @@ class DistillModel(BaseModel):
 
     Args:
         student: Model dict, config path, ``lib::path`` or module; one that starts from trained weights is a dict of
-            its ``config`` and ``checkpoint``, as a teacher is, and of ``modules`` where only these start from them.
+            its ``config`` and ``checkpoint``, as a teacher is.
         teachers: Name -> options (:class:`perceptkd.core.teacher_config.TeacherConfig`).
         distillers: Configs of :class:`perceptkd.core.distiller.Distiller`.
         distill: False trains the same student without distillation; teachers are not even built.
@@ -50,7 +50,7 @@ class DistillModel(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=RawBatchPreprocessor())
         self.student = _build_student(student, data_preprocessor)
-        self._start = student if isinstance(student, Mapping) and "config" in student else {}
+        self._start = student if is_described(student) else {}
         self.distillers = Distillation(
             self.student,
             distillers=distillers if distill else (),
@@ -102,11 +102,19 @@ class DistillModel(BaseModel):
         """Initialise the student as the Runner would without distillation, then with the weights it starts from."""
         if self.is_init:  # type: ignore[has-type]
             return
-        if not self._start or "modules" in self._start:
-            self.student.init_weights()
+        self.student.init_weights()
         if self._start:
             _load_start(self.student, self._start)
         self.is_init = True
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        if state_dict and not any(key.startswith(f"{prefix}student.") for key in state_dict):
+            raise InputError(
+                "These weights are not those of a DistillModel: none is named 'student.*'. A student that starts from "
+                "the weights of a detector is student=dict(config=, checkpoint=); load_from= is for checkpoints of "
+                "distillations"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _set_device(self, device: torch.device) -> None:
         super()._set_device(device)
@@ -123,17 +131,11 @@ def _build_student(student: Any, data_preprocessor: Mapping[str, Any] | None) ->
 
 
 def _load_start(student: nn.Module, options: Mapping[str, Any]) -> None:
-    if set(options) - {"modules"} != {"config", "checkpoint"}:
+    if set(options) != {"config", "checkpoint"}:
         raise InputError(
-            f"A student that starts from trained weights is dict(config=, checkpoint=[, modules=]), not one with "
+            f"A student that starts from trained weights is dict(config=, checkpoint=), not one with "
             f"{', '.join(options)}: give the config itself as student= to train from scratch"
         )
     source, owner = read_model_source(options["config"]), "the student"
     path = find_checkpoint(options["checkpoint"], owner=owner, stem=source.stem, config=source.path)
-    trained = copy.deepcopy(student) if "modules" in options else student
-    load_weights(trained, path, owner=owner)
-    for name in options.get("modules", ()):
-        if name not in dict(student.named_modules()):
-            children = ", ".join(child for child, _ in student.named_children())
-            raise InputError(f"The student has no module '{name}' to start from {path}; it has {children}")
-        student.get_submodule(name).load_state_dict(trained.get_submodule(name).state_dict())
+    load_weights(student, path, owner=owner)

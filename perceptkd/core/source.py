@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
@@ -40,6 +40,15 @@ class ModelSource:
         return Path(self.path).stem if self.path else str(self.model["type"]).split(".")[-1].lower()
 
 
+def is_described(model: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether it is a dict that names a ``config``, instead of a model's own dict, whose ``type`` tells what to build.
+
+    >>> is_described(dict(config="a.py", checkpoint="a.pth")), is_described(dict(type="Reversible", config={}))
+    (True, False)
+    """
+    return isinstance(model, Mapping) and "config" in model and "type" not in model
+
+
 def read_model_source(source: Mapping[str, Any] | Config | str | Path) -> ModelSource:
     """Find the model dict that ``source`` means.
 
@@ -53,7 +62,7 @@ def read_model_source(source: Mapping[str, Any] | Config | str | Path) -> ModelS
     """
     if isinstance(source, Mapping) and "type" in source:
         return _student_of(ModelSource(_plain(source)))
-    if isinstance(source, Mapping) and "config" in source:
+    if is_described(source):
         return read_model_source(source["config"])
     if isinstance(source, Mapping):
         config, path = Config(_plain(source)), None
