@@ -16,10 +16,10 @@ from torch import Tensor
 
 from perceptkd.core.box_reach import BoxReach
 from perceptkd.core.cache_key import SampleKey
-from perceptkd.core.cache_shard import CacheError, ShardReader, read_indices, row_keys
+from perceptkd.core.cache_shard import CacheError, ShardReader, check_shards, read_indices, row_keys
 from perceptkd.core.tap import TapSpec, parse_tap
 
-FORMAT = 4
+FORMAT = 5
 GEOMETRY = ("layout", "extent", "stride")
 
 
@@ -41,8 +41,10 @@ class TeacherCache:
                 f"The teacher cache {self.folder} is incomplete: run the tools/cache_teacher.py that wrote it again, "
                 "and it continues"
             )
+        indices = read_indices(self.folder)
+        check_shards(self.folder, indices, samples=self.manifest["samples"])
         self._places: dict[SampleKey, tuple[int, np.ndarray]] = {}
-        for shard, rows in read_indices(self.folder).items():
+        for shard, rows in indices.items():
             for key, arrays in zip(row_keys(rows), rows["arrays"]):
                 self._places[key] = (shard, arrays)
         self._shards = ShardReader(self.folder)
@@ -73,9 +75,28 @@ class TeacherCache:
                 f"{stored}; '{method}' reads {wanted}. Write another with tools/cache_teacher.py from this config"
             )
 
+    def check_precision(self, precision: str) -> None:
+        """Refuses a training whose teacher would compute in another precision than the stored outputs' did."""
+        stored = self.manifest["fingerprint"]["precision"]
+        if stored != precision:
+            raise CacheError(
+                f"The teacher cache {self.folder} was computed in {stored}, and this training computes its teacher in "
+                f"{precision}. Train as tools/cache_teacher.py was told (--amp, optim_wrapper.precision, the teacher's "
+                "precision, the device), or write another cache with the options of this training"
+            )
+
     def stored_tap(self, spec: TapSpec) -> TapSpec:
-        """The tap as it was stored, with the teacher's geometry."""
-        return parse_tap({"path": str(spec), **self._tap(spec)["geometry"]})
+        """The tap as it was stored, with the teacher's geometry and what the config adds to it."""
+        stored = self._tap(spec)["geometry"]
+        given = {name: value for name, value in tap_geometry(spec).items() if value is not None}
+        differing = [name for name, value in given.items() if stored[name] not in (None, value)]
+        if differing:
+            lines = "; ".join(f"{name}: stored {stored[name]}, now {given[name]}" for name in differing)
+            raise CacheError(
+                f"The teacher cache {self.folder} holds '{spec}' with another geometry than the config gives it "
+                f"({lines}). Write another with tools/cache_teacher.py from this config"
+            )
+        return parse_tap({"path": str(spec), **stored, **given})
 
     def read(self, keys: Sequence[SampleKey], spec: TapSpec, *, device: torch.device | str = "cpu") -> Any:
         """The output of one tap for a batch, as the teacher would return it.

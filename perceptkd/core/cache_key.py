@@ -1,6 +1,8 @@
 """What identifies a cached sample, and what a teacher cache was made from."""
 
+import functools
 import hashlib
+import importlib.metadata
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mmengine
 import numpy as np
-import torch
 from torch import Tensor
 
 import perceptkd
@@ -18,6 +18,9 @@ from perceptkd.core.errors import InputError
 
 #: Where data sets keep a sample's name, first found wins.
 NAMES = ("token", "sample_token", "sample_idx", "img_id", "img_path", "lidar_path")
+#: What a teacher is made of: libraries, by the names they are installed under, and parts of our own.
+MODEL_LIBRARIES = ("onedl-mmengine", "onedl-mmcv", "onedl-mmdetection", "mmdet3d", "spconv")
+MODEL_SOURCE = ("models", "ops")
 #: Bytes of a name or view; longer ones (paths) are stored as their hash.
 MAX_NAME = 128
 
@@ -61,6 +64,8 @@ def build_fingerprint(
 ) -> dict[str, Any]:
     """What stored outputs depend on besides their inputs, whose checksums are kept per sample.
 
+    Of the source it covers our models and ops, and of libraries the versions of those that models come from.
+
     Args:
         model: The teacher's model dict.
         checkpoint: Its weights; None for a random teacher.
@@ -68,13 +73,30 @@ def build_fingerprint(
         precision: What it computes in: 'fp32', 'bf16' or 'fp16'.
     """
     text = json.dumps([model, norm, forward_mode], sort_keys=True, default=str)
-    versions = {"perceptkd": perceptkd.__version__, "mmengine": mmengine.__version__, "torch": torch.__version__}
+    installed = {name: _version(name) for name in ("perceptkd", "torch", *MODEL_LIBRARIES)}
     return {
         "teacher": hashlib.sha256(text.encode()).hexdigest(),
         "checkpoint": _file_hash(Path(checkpoint)) if checkpoint else None,
         "precision": precision,
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "source": _source_hash(),
+        "versions": ", ".join(f"{name} {version}" for name, version in installed.items() if version),
     }
+
+
+@functools.cache
+def _source_hash() -> str:
+    digest = hashlib.sha256()
+    for part in MODEL_SOURCE:
+        for path in sorted((Path(perceptkd.__file__).parent / part).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _file_hash(path: Path) -> str:

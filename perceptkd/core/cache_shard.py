@@ -7,7 +7,7 @@ bytes without one do not count, so that an interrupted writer leaves a valid, sh
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,29 @@ def read_indices(folder: Path) -> dict[int, np.ndarray]:
     return {int(path.stem.removeprefix("shard-")): np.load(path, allow_pickle=False) for path in paths}
 
 
+def check_shards(folder: Path, indices: Mapping[int, np.ndarray], *, samples: int) -> None:
+    """Refuse a store that lost files or their ends, as an interrupted copy does.
+
+    Args:
+        folder: Of the store.
+        indices: Those that are there.
+        samples: How many it was completed with.
+    """
+    found = sum(len(rows) for rows in indices.values())
+    if found != samples:
+        raise CacheError(f"{folder} has {found} of its {samples} samples: copy or write the cache again")
+    for number, rows in indices.items():
+        path = shard_path(folder, number, ".bin")
+        ends = [int(place["offset"]) + array_bytes(place) for place in rows[-1]["arrays"]]
+        if not path.is_file() or path.stat().st_size < max(ends):
+            raise CacheError(f"{path} is missing or cut off: copy or write the cache again")
+
+
+def array_bytes(place: np.void) -> int:
+    """Size of an array, from its place in an index."""
+    return math.prod(int(size) for size in place["shape"] if size >= 0) * np.dtype(place["dtype"].decode()).itemsize
+
+
 def row_keys(rows: np.ndarray) -> Iterator[SampleKey]:
     """The keys of the samples of an index."""
     for sample, view, content in zip(*(rows[column].tolist() for column in ("sample", "view", "content"))):
@@ -89,15 +112,11 @@ class ShardReader:
             place: Its offset, shape and type, from the index.
         """
         shape = tuple(int(size) for size in place["shape"] if size >= 0)
-        dtype = np.dtype(place["dtype"].decode())
-        size = math.prod(shape) * dtype.itemsize
+        dtype, size = np.dtype(place["dtype"].decode()), array_bytes(place)
         if size == 0:
             return np.empty(shape, dtype)  # an empty file cannot be mapped
         begin = int(place["offset"])
-        found = self._open(shard)[begin : begin + size]
-        if len(found) < size:
-            raise CacheError(f"{shard_path(self.folder, shard, '.bin')} is cut off: copy or write the cache again")
-        return found.view(dtype).reshape(shape)
+        return self._open(shard)[begin : begin + size].view(dtype).reshape(shape)
 
     def _map(self, shard: int) -> np.ndarray:
         return np.memmap(shard_path(self.folder, shard, ".bin"), dtype=np.uint8, mode="r")

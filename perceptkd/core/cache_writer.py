@@ -64,6 +64,7 @@ class TeacherCacheWriter:
             "reach": None if reach is None else reach.to_json(),
             "taps": {},
             "complete": False,
+            "samples": None,
         }
         self._known: set[SampleKey] = set()
         self._next_shard = 0
@@ -129,6 +130,8 @@ class TeacherCacheWriter:
 
     def flush(self) -> None:
         """Write what was added as a shard."""
+        if self._lock.closed:
+            raise CacheError(f"The writer of the teacher cache {self.folder} is closed: others may write there now")
         if not self._pending:
             return
         self._write_manifest(complete=False)
@@ -225,18 +228,17 @@ class TeacherCacheWriter:
                 f"The tap '{tap.spec}' gives {tuple(leaf.shape)} for {size} samples: only outputs with one row per "
                 f"sample, of at most {MAX_DIMENSIONS} dimensions, can be cached; tap another place"
             )
-        value = leaf.detach().cpu()
-        if value.is_floating_point():
-            value = value.to(self.dtype)
-            if not torch.isfinite(value).all():
-                raise CacheError(
-                    f"The tap '{tap.spec}' has values that are not finite in {self.dtype}; use dtype='float32' "
-                    "(--dtype float32)"
-                )
+        kind = self.dtype if leaf.is_floating_point() else leaf.dtype
+        value = leaf.detach().to("cpu", kind, copy=True)  # a layer may write into its output until the shard is written
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CacheError(
+                f"The tap '{tap.spec}' has values that are not finite in {self.dtype}; use dtype='float32' "
+                "(--dtype float32)"
+            )
         return value.numpy()
 
     def _write_manifest(self, *, complete: bool) -> None:
-        self.manifest["complete"] = complete
+        self.manifest |= {"complete": complete, "samples": len(self._known) if complete else None}
         write_text(self.folder / "manifest.json", json.dumps(self.manifest, indent=1))
 
 

@@ -48,7 +48,7 @@ class CachedTeacher:
 
     def collect(self, batch: Any) -> dict[str, Tap]:
         """Read the taps of the samples in the raw batch."""
-        self.cache.check_fingerprint({"precision": active_precision(self.precision, self.device)})
+        self.cache.check_precision(active_precision(self.precision, self.device))
         return self._read(sample_keys(batch))
 
     def example(self, batch: Any) -> dict[str, Tap]:

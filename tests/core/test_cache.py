@@ -1,5 +1,6 @@
 """The offline teacher store: written once, resumed when interrupted, refused when it is not this teacher's."""
 
+import importlib.metadata
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,6 +15,7 @@ from perceptkd.core import DistillModel
 from perceptkd.core.batch import RawBatch
 from perceptkd.core.cache import CacheError, TeacherCache, flatten, unflatten
 from perceptkd.core.cache_key import build_fingerprint, sample_keys
+from perceptkd.core.cache_shard import read_indices
 from perceptkd.core.cache_writer import TeacherCacheWriter, write_cache
 from perceptkd.core.tap import TapSpec, parse_tap
 
@@ -162,7 +164,7 @@ def test_contract_14_a_failing_disk_leaves_nothing_half_written(
     teacher = make_model(checkpoint).distillers.teachers["teacher"]
     writer = make_writer(tmp_path / "store", checkpoint)
     writer.add(sample_keys(batches[0]), teacher.collect(batches[0]))
-    before = TeacherCache.__len__(store_as_it_is(tmp_path / "store"))
+    before = stored_samples(tmp_path / "store")
 
     def full(file: Any, arr: np.ndarray) -> None:
         file.write(b"half")
@@ -174,18 +176,13 @@ def test_contract_14_a_failing_disk_leaves_nothing_half_written(
     with pytest.raises(WriteError):
         writer.close()
     monkeypatch.undo()
-    assert len(store_as_it_is(tmp_path / "store")) == before == 2
+    assert stored_samples(tmp_path / "store") == before == 2
     assert not list((tmp_path / "store").glob("*.tmp"))
     assert write_cache(teacher.collect, batches, make_writer(tmp_path / "store", checkpoint)) == 4
 
 
-def store_as_it_is(folder: Path) -> TeacherCache:
-    """An incomplete store, opened as if it were complete."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "complete": True}))
-    store = TeacherCache(folder)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return store
+def stored_samples(folder: Path) -> int:
+    return sum(len(rows) for rows in read_indices(folder).values())
 
 
 @pytest.mark.parametrize(
@@ -207,11 +204,12 @@ def test_a_store_of_another_teacher_is_refused_with_the_reason(
         make_model(checkpoint, role="cached", cache=str(store), **options)
 
 
-@pytest.mark.parametrize("library", ["perceptkd", "mmengine", "torch"])
+@pytest.mark.parametrize("library", ["perceptkd", "torch", "onedl-mmengine", "mmdet3d"])
 def test_a_store_of_other_versions_is_refused_with_the_reason(
     store: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, library: str
 ) -> None:
-    monkeypatch.setattr(f"{library}.__version__", "9.9.9")
+    version = importlib.metadata.version
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "9.9.9" if name == library else version(name))
     with pytest.raises(CacheError, match=rf"versions: stored '.*{library} \d.*now '.*{library} 9\.9\.9"):
         make_model(checkpoint, role="cached", cache=str(store))
 
@@ -233,7 +231,9 @@ def test_a_store_of_another_precision_is_refused_when_it_is_read(
     fingerprint = build_fingerprint(model=MODEL, checkpoint=checkpoint, precision=written)
     write_cache(teacher.collect, batches, TeacherCacheWriter(tmp_path / "store", fingerprint))
     model = make_model(checkpoint, role="cached", cache=str(tmp_path / "store"), precision=option)
-    expectation = pytest.raises(CacheError, match=f"precision: stored '{written}', now '{reads}'")
+    expectation = pytest.raises(
+        CacheError, match=f"was computed in {written}, and this training computes its teacher in {reads}"
+    )
     with nullcontext() if written == reads else expectation, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         model(RawBatch(batches[0], True), mode="loss")
 
@@ -268,12 +268,46 @@ def test_a_dry_pass_takes_the_shapes_of_a_stored_sample(tmp_path: Path, toy: Any
     assert repr(cached.distillers) == repr(online.distillers)
 
 
-def test_a_shard_that_is_cut_off_is_named(store: Path, checkpoint: Path, batches: Any) -> None:
+@pytest.mark.parametrize("left", [None, 0, -1])
+def test_a_shard_that_is_missing_or_cut_off_is_named(store: Path, checkpoint: Path, left: int | None) -> None:
     shard = store / "shard-00001.bin"
-    shard.write_bytes(shard.read_bytes()[:-1])
-    model = make_model(checkpoint, role="cached", cache=str(store))
-    with pytest.raises(CacheError, match=r"shard-00001\.bin is cut off: copy or write the cache again"):
-        model(RawBatch(batches[1], True), mode="loss")
+    content = shard.read_bytes()
+    shard.unlink()
+    if left is not None:
+        shard.write_bytes(content[:left])
+    with pytest.raises(CacheError, match=r"shard-00001\.bin is missing or cut off: copy or write the cache again"):
+        make_model(checkpoint, role="cached", cache=str(store))
+    (store / "shard-00001.npy").unlink()
+    with pytest.raises(CacheError, match="has 4 of its 6 samples: copy or write the cache again"):
+        make_model(checkpoint, role="cached", cache=str(store))
+
+
+def test_a_closed_writer_writes_no_more(store: Path, checkpoint: Path, batches: Any, batch_of: Any) -> None:
+    taps = make_model(checkpoint).distillers.teachers["teacher"].collect(batches[0])
+    writer = make_writer(store, checkpoint)
+    writer.close()
+    with pytest.raises(CacheError, match="is closed: others may write there now"):
+        writer.add(sample_keys(batch_of(seed=9, size=2)), taps)
+
+
+def test_what_is_added_is_stored_as_it_was_then(tmp_path: Path, checkpoint: Path, batches: Any) -> None:
+    """A layer that works in place changes an output that was not cloned."""
+    taps = make_model(checkpoint).distillers.teachers["teacher"].collect(batches[0])
+    feature = next(tap for tap in taps.values() if str(tap.spec) == "neck[1]")
+    with make_writer(tmp_path / "store", checkpoint, shard_bytes=10**9) as writer:
+        writer.add(sample_keys(batches[0]), taps)
+        expected = feature.value.clone()
+        feature.value.fill_(9)
+    read = TeacherCache(tmp_path / "store").read(sample_keys(batches[0]), feature.spec)
+    assert torch.equal(read, expected)
+
+
+def test_the_config_may_add_to_the_geometry_of_a_stored_tap_but_not_contradict_it(store: Path) -> None:
+    cache = TeacherCache(store)
+    added = cache.stored_tap(parse_tap({"path": "neck[1]", "stride": (8, 16)}))
+    assert (added.layout, added.extent, added.stride) == ("yx", (0.0, 0.0, 1.0, 1.0), (8, 16))
+    with pytest.raises(CacheError, match=r"layout: stored yx, now xy; extent: stored \[0.0, .*, now \[0.0, 0.0, 2.0"):
+        cache.stored_tap(parse_tap({"path": "neck[1]", "layout": "xy", "extent": (0.0, 0.0, 2.0, 2.0)}))
 
 
 def test_samples_taps_and_augmentations_that_are_not_stored_are_named(
