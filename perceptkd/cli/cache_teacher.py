@@ -65,6 +65,8 @@ def cache_teacher(
     """
     options = _check_cacheable(config, teacher)
     dataset = DATASETS.build(config.train_dataloader.dataset)
+    if not len(dataset):
+        raise UserError("the training data are empty: nothing to store")
     seeded = collect_seeded_datasets(dataset)
     if epochs is None:
         epochs = epochs_of(config, samples=len(dataset), batch_size=config.train_dataloader.batch_size) if seeded else 1
@@ -86,7 +88,7 @@ def cache_teacher(
         size, total = bytes_per_sample(dataset, collect, writer), epochs * len(dataset)
         print(
             f"of BEV maps it stores {'every cell' if reach is None else f'the cells near boxes, within {reach}'}\n"
-            f"it computes in {fingerprint['precision']} and will take about {size * total / GIB:.2f} GiB, "
+            f"it computes in {fingerprint['precision']} and will take about {size * total / GIB:.2f} GiB in all, "
             f"{size / MIB:.2f} MiB for each of {len(dataset)} samples in {epochs} epochs; "
             f"{shutil.disk_usage(folder).free / GIB:.0f} GiB are free",
             flush=True,
@@ -133,6 +135,11 @@ def _check_cacheable(config: Config, teacher: str) -> TeacherConfig:
     options = TeacherConfig.parse(teacher, config.model.teachers[teacher])
     if options.role != "frozen":
         raise UserError(f"teacher '{teacher}' has role='{options.role}': only a frozen one gives the same every time")
+    if "://" in str(options.checkpoint):
+        raise UserError(
+            f"teacher '{teacher}': a cache keeps the hash of the weights: download {options.checkpoint} and name the "
+            "file"
+        )
     if options.norm != "eval":
         raise UserError(f"teacher '{teacher}' has norm='{options.norm}': its outputs depend on the batch, not a sample")
     if any(name.endswith("CBGSDataset") for name in strings(config.train_dataloader.dataset)):
@@ -191,6 +198,8 @@ def command(arguments: Sequence[str] | None = None) -> None:
     parsed = parse_arguments(arguments)
     config = read_config(parsed.config, options=parsed.cfg_options)
     teachers = list(config.model.get("teachers", {})) if is_distillation(config) else []
+    if parsed.epochs is not None and parsed.epochs < 1:
+        raise UserError(f"--epochs {parsed.epochs} stores nothing: at least 1")
     name = parsed.teacher or (teachers[0] if len(teachers) == 1 else None)
     if name not in teachers:
         raise UserError(f"name one of the config's teachers with --teacher: {', '.join(teachers) or 'it has none'}")
@@ -209,7 +218,8 @@ def command(arguments: Sequence[str] | None = None) -> None:
         )
     size = sum(path.stat().st_size for path in folder.iterdir()) / GIB
     print(f"{folder}: {added} samples added, {size:.2f} GiB")
-    print(f"train with: --cfg-options model.teachers.{name}.role=cached model.teachers.{name}.cache={folder}")
+    amp = "--amp " if parsed.amp else ""
+    print(f"train with: {amp}--cfg-options model.teachers.{name}.role=cached model.teachers.{name}.cache={folder}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

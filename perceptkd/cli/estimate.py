@@ -173,8 +173,9 @@ def report(
         table.append(f"{line.name:26} {line.parameters / 1e6:10.2f} M {line.flops / 1e9:9.1f} {memory:11.2f}")
     for name, size in cached.items():
         table.append(
-            f"cache of teacher '{name}': {size / MIB:.1f} MiB a sample in fp16, {size * samples / GIB:.1f} GiB for "
-            f"{samples} samples, {size * samples * epochs / GIB:.1f} GiB where each of {epochs} epochs augments anew"
+            f"cache of whole maps of teacher '{name}': {size / MIB:.1f} MiB a sample in fp16, "
+            f"{size * samples / GIB:.1f} GiB for {samples} samples, "
+            f"{size * samples * epochs / GIB:.1f} GiB where each of {epochs} epochs augments anew"
         )
     return table
 

@@ -83,7 +83,7 @@ def test_a_second_run_continues_and_adds_nothing(
     assert main(arguments) == main(arguments) == 0
     output = capsys.readouterr().out
     assert ": 0 samples added" in output.splitlines()[-2]
-    told = float(output.split("it computes in fp32 and will take about ")[1].split("GiB, ")[1].split(" MiB")[0])
+    told = float(output.split("it computes in fp32 and will take about ")[1].split("GiB in all, ")[1].split(" MiB")[0])
     samples = int(output.split("for each of ")[1].split()[0])
     stored = sum(path.stat().st_size for path in store.glob("*.bin")) / 2**20
     assert stored == pytest.approx(told * samples, rel=0.25)  # how much of a map is near boxes differs
@@ -103,7 +103,7 @@ def test_a_store_is_computed_in_the_precision_of_the_training(job: tuple[Path, C
         for teacher in ({}, {"role": "cached", "cache": str(store)})
     )
     assert all(torch.equal(cached[name], value) for name, value in live.items())
-    with pytest.raises(CacheError, match="precision: stored 'bf16', now 'fp32'"):
+    with pytest.raises(CacheError, match="was computed in bf16, and this training computes its teacher in fp32"):
         terms(config, kind=kind, epoch=0, role="cached", cache=str(store))
 
 
@@ -136,6 +136,10 @@ def test_teachers_are_named(job: tuple[Path, Config], tiny_folder: Path, capsys:
 def test_a_teacher_that_changes_cannot_be_stored(job: tuple[Path, Config], capsys: pytest.CaptureFixture) -> None:
     assert main([str(job[0]), "--cfg-options", "model.teachers.lidar.role=ema"]) == 2
     assert "only a frozen one gives the same every time" in capsys.readouterr().err
+    assert main([str(job[0]), "--cfg-options", "model.teachers.lidar.checkpoint=https://example.org/a.pth"]) == 2
+    assert "download https://example.org/a.pth and name the file" in capsys.readouterr().err
+    assert main([str(job[0]), "--epochs", "0"]) == 2
+    assert "--epochs 0 stores nothing" in capsys.readouterr().err
 
 
 def test_a_teacher_whose_output_depends_on_the_batch_cannot_be_stored(

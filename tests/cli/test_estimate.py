@@ -133,7 +133,7 @@ def test_command(tiny_folder: Path, capsys: pytest.CaptureFixture, monkeypatch: 
     assert "each of 16 epochs" in output
     assert "a batch of 3" in output
     assert "distillation step" in output
-    assert "cache of teacher 'big'" in output
+    assert "cache of whole maps of teacher 'big'" in output
     assert len(loads) == 1
 
 
