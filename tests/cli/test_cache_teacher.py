@@ -19,7 +19,7 @@ from perceptkd.datasets.seeded import collect_seeded_datasets
 from perceptkd.registry import DATASETS, MODELS
 
 FP32 = ["--device", "cpu", "--cfg-options", "optim_wrapper.precision=fp32"]
-DISTILLERS = ["perceptkd.UniDistill", "perceptkd.ForegroundDistill", "perceptkd.DistillBEV"]
+DISTILLERS = [f"perceptkd.{name}" for name in ("UniDistill", "ForegroundDistill", "TiGBEV", "BEVDistill", "DistillBEV")]
 
 
 @pytest.fixture
