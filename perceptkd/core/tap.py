@@ -1,22 +1,20 @@
-"""Taps: what named places of a model return during a step, kept by forward hooks for the distillers."""
+"""Taps: what named modules of a model return, or are called with, during a step, kept by hooks for the distillers."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 import torch._dynamo
 from torch import Tensor, nn
 
+from perceptkd.core.tap_hooks import attach_hook, check_argument, find_module
 from perceptkd.core.tap_spec import Extent, TapError, TapSpec, parse_tap
 
 __all__ = ["Extent", "ForwardStopped", "Tap", "TapCollector", "TapError", "TapSpec", "Taps", "map_tensors", "parse_tap"]
 
 Taps = Mapping[str, "Tap"]
-
-_NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
 class ForwardStopped(BaseException):
@@ -80,7 +78,7 @@ class Tap:
 
 
 class TapCollector:
-    """Forward hooks on one model, which keep what its tapped modules return while a step is recorded.
+    """Hooks on one model, which keep what its tapped modules return, or are called with, while a step is recorded.
 
     Outside of :meth:`recording` the hooks do nothing, so that activation checkpointing, which runs modules again during
     backward, and validation leave no trace.
@@ -94,15 +92,18 @@ class TapCollector:
         self.stop_at: dict[str, int] | None = None
         self._calls: dict[TapSpec, list[Any]] = {}
         self._originals: list[tuple[TapSpec, Tensor, int]] = []
-        self._active = False
+        self.active = False
         self._needs_grad = False
         self._handles = []
         # Without this flag a model that is compiled and then tapped would go on without the hooks, silently.
         torch._dynamo.config.skip_nnmodule_hook_guards = False
         modules = dict(model.named_modules())
-        for path in dict.fromkeys(spec.path for spec in self.specs.values()):
-            module = _find_module(modules, path, owner)
-            self._handles.append(module.register_forward_hook(_TapHook(self, path)))
+        places: dict[str, nn.Module] = {}
+        for spec in self.specs.values():
+            places[spec.place] = module = find_module(modules, spec.path, owner)
+            check_argument(module, spec, owner)
+        for place, module in places.items():
+            self._handles.append(attach_hook(self, place, module))
 
     @classmethod
     def attach(cls, model: nn.Module, specs: Mapping[str, Any], *, owner: str = "model") -> "TapCollector":
@@ -114,16 +115,16 @@ class TapCollector:
         """Keep outputs from here to the end of the block; what earlier blocks kept is dropped.
 
         Args:
-            stop_at: Calls per module path after which the forward is ended by :class:`ForwardStopped`, which whoever
-                runs it catches; None runs it whole.
+            stop_at: Calls per place (:attr:`TapSpec.place`) after which the forward is ended by
+                :class:`ForwardStopped`, which whoever runs it catches; None runs it whole.
         """
         self.clear()
-        self._active, self._needs_grad = True, torch.is_grad_enabled()
+        self.active, self._needs_grad = True, torch.is_grad_enabled()
         self.stop_at = dict(stop_at) if stop_at is not None else None
         try:
             yield
         finally:
-            self._active = False
+            self.active = False
         self._check_not_overwritten()
 
     def taps(self, *, input_size: tuple[int, int] | None = None) -> dict[str, Tap]:
@@ -140,7 +141,7 @@ class TapCollector:
     def __deepcopy__(self, memo: dict[int, Any]) -> "TapCollector":
         """A copy of a model gets taps of its own, empty: features of a running step cannot be copied."""
         copied = type(self).__new__(type(self))
-        copied.__dict__.update(self.__dict__, _handles=[], _active=False)
+        copied.__dict__.update(self.__dict__, _handles=[], active=False)
         copied.clear()
         return memo.setdefault(id(self), copied)
 
@@ -154,21 +155,26 @@ class TapCollector:
             handle.remove()
         self._handles = []
 
-    def _keep(self, path: str, output: Any) -> None:
+    def keep(self, place: str, output: Any) -> None:
+        """Take what a hook has seen at a place (:attr:`TapSpec.place`)."""
         if self._needs_grad and not torch.is_grad_enabled():
             raise TapError(
-                f"The tap on '{path}' of the {self.owner} fired with gradients disabled (reentrant activation "
+                f"The tap on '{place}' of the {self.owner} fired with gradients disabled (reentrant activation "
                 "checkpointing, or a part under no_grad), so that no loss on it could train anything. Tap the "
                 "output of the checkpointed part, or checkpoint with use_reentrant=False."
             )
         for spec in dict.fromkeys(self.specs.values()):
-            if spec.path == path:
+            if spec.place == place:
                 self._calls.setdefault(spec, []).append(self._read(spec, output))
-        self.counts[path] = self.counts.get(path, 0) + 1
+        self.counts[place] = self.counts.get(place, 0) + 1
         if self.counts == self.stop_at:
             raise ForwardStopped
 
     def _read(self, spec: TapSpec, output: Any) -> Any:
+        if spec.argument is not None:
+            if spec.argument not in output:
+                raise TapError(f"'{spec.path}' of the {self.owner} is called without '{spec.argument}': {list(output)}")
+            output = output[spec.argument]
         for step, item in enumerate(spec.index):
             try:
                 output = output[item]
@@ -191,20 +197,6 @@ class TapCollector:
                 )
 
 
-class _TapHook:
-    """One forward hook. An object, not a closure, so that a deep copy of a model does not feed the original's taps.
-
-    Dynamo traces it, and so compiles straight through a tap.
-    """
-
-    def __init__(self, collector: TapCollector, path: str) -> None:
-        self.collector, self.path = collector, path
-
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self.collector._active:
-            self.collector._keep(self.path, output)
-
-
 def _with_geometry(spec: TapSpec, geometry: Any) -> TapSpec:
     """Fill layout and extent that a spec leaves out from the model's ``bev_geometry`` (a dict or an object)."""
     if geometry is None or spec.layout == "image":
@@ -212,15 +204,3 @@ def _with_geometry(spec: TapSpec, geometry: Any) -> TapSpec:
     known = geometry if isinstance(geometry, Mapping) else vars(geometry)
     filled = parse_tap({"path": spec.path, "layout": known.get("layout"), "extent": known.get("extent")})
     return replace(spec, layout=spec.layout or filled.layout, extent=spec.extent or filled.extent)
-
-
-def _find_module(modules: Mapping[str, nn.Module], path: str, owner: str) -> nn.Module:
-    if path not in modules:
-        nearest = get_close_matches(path, [name for name in modules if name], n=5, cutoff=0.0)
-        raise TapError(f"The {owner} has no module '{path}'. Nearest: {', '.join(nearest)}")
-    if isinstance(modules[path], _NEVER_CALLED):
-        inside = f"'{path}.0'" if isinstance(modules[path], nn.ModuleList) else "a module inside"
-        raise TapError(
-            f"'{path}' of the {owner} is a {type(modules[path]).__name__}, which is never called: tap {inside}"
-        )
-    return modules[path]
