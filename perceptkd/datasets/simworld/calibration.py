@@ -5,8 +5,10 @@ from types import MappingProxyType
 
 import numpy as np
 
+from .lidar_model import HDL_32E, LidarModel
+
 NATIVE_SIZE = (1600, 900)
-"""(width, height) the intrinsics below are given for."""
+"""(width, height) the intrinsics of nuScenes' cameras are given for."""
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT")
 LIDAR = "LIDAR_TOP"
@@ -20,22 +22,26 @@ class Sensor:
         name: nuScenes channel name.
         ego_from_sensor: [4, 4] transform. Ego: x forward, y left, z up, origin on the ground below the rear
             axle. Camera: x right, y down, z forward. LiDAR: x right, y forward, z up.
-        intrinsics: [3, 3] at ``NATIVE_SIZE``; None for the LiDAR.
+        intrinsics: [3, 3] at ``native_size``, with (0, 0) at the corner of the first pixel; None for the LiDAR.
         delay_s: When the sensor is read, relative to the key frame (the LiDAR sweep's time).
+        native_size: (width, height) of the pictures that the intrinsics are for.
+        lidar: The type of a LiDAR; None for a camera.
     """
 
     name: str
     ego_from_sensor: np.ndarray
     intrinsics: np.ndarray | None
-    delay_s: float
+    delay_s: float = 0.0
+    native_size: tuple[int, int] = NATIVE_SIZE
+    lidar: LidarModel | None = None
 
     def intrinsics_at(self, image_size: tuple[int, int]) -> np.ndarray:
         """Intrinsics [3, 3] for images of (width, height) pixels."""
         if self.intrinsics is None:
             raise ValueError(f"{self.name} is not a camera and has no intrinsics")
         scaled = self.intrinsics.copy()
-        scaled[0] *= image_size[0] / NATIVE_SIZE[0]
-        scaled[1] *= image_size[1] / NATIVE_SIZE[1]
+        scaled[0] *= image_size[0] / self.native_size[0]
+        scaled[1] *= image_size[1] / self.native_size[1]
         return scaled
 
 
@@ -62,7 +68,7 @@ def _lidar() -> Sensor:
     up = np.array([np.sin(pitch), 0.0, np.cos(pitch)])
     pose[:3, :3] = np.stack([np.array([0.0, -1.0, 0.0]), forward, up], axis=1)
     pose[:3, 3] = (0.94, 0.0, 1.84)
-    return Sensor(LIDAR, pose, None, 0.0)
+    return Sensor(LIDAR, pose, None, lidar=HDL_32E)
 
 
 def build_rig() -> dict[str, Sensor]:

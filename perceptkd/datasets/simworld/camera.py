@@ -1,11 +1,12 @@
 """The cameras: rasterise, shade, expose."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from . import lens
-from .calibration import RIG
+from .calibration import RIG, Sensor
 from .kernel import kernel
 from .materials import Material
 from .porous import fill_porous
@@ -38,13 +39,20 @@ class CameraFrame(NamedTuple):
     depth: np.ndarray
 
 
-def render_camera(scene: Scene, camera_name: str, t: float, image_size: tuple[int, int] | None = None) -> CameraFrame:
-    """The picture a camera takes at ``t`` seconds; ``image_size`` defaults to the specification's."""
+def render_camera(
+    scene: Scene,
+    camera_name: str,
+    t: float,
+    image_size: tuple[int, int] | None = None,
+    *,
+    rig: Mapping[str, Sensor] = RIG,
+) -> CameraFrame:
+    """The picture a camera of the rig takes at ``t`` seconds; ``image_size`` defaults to the specification's."""
     width, height = image_size or scene.spec.image_size
     snapshot = scene.snapshot(t)
     ego = scene.ego_pose(t)
-    pose = ego @ RIG[camera_name].ego_from_sensor
-    intrinsics = RIG[camera_name].intrinsics_at((width, height))
+    pose = ego @ rig[camera_name].ego_from_sensor
+    intrinsics = rig[camera_name].intrinsics_at((width, height))
     key = np.uint64(scene.spec.noise_key(camera_name, t))
     nearest, winner, frames = see_nearest(snapshot, pose, intrinsics, width, height)
     light, lamps = gather_light(scene, ego, pose)

@@ -1,23 +1,23 @@
-"""The LiDAR: 32 beams turned through 360 degrees, with noise, lost returns and rain.
+"""The LiDAR: beams turned through 360 degrees, with noise, lost returns and rain.
 
 Rays are cast by visiting, per triangle, only the beams and azimuths it can cover: an exact nearest hit for every ray.
+
+Legend: B beams, A azimuths, T triangles, N points.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from .calibration import LIDAR, RIG
+from .calibration import LIDAR, RIG, Sensor
 from .counter import normal, uniform
 from .kernel import inlined_kernel, kernel
+from .lidar_model import LidarModel
 from .materials import LOSS, POROSITY, REFLECTANCE
 from .scene import Scene, Snapshot
 from .semantics import VOID
 
-BEAMS = 32
-LOWEST_DEG, BEAM_STEP_DEG = -30.67, 4.0 / 3.0
-AZIMUTHS = 1084
-RANGE_M = 70.0
 NEAREST_M = 1.0
 RANGE_NOISE_M = 0.02
 DROP_OUT = 0.03
@@ -26,26 +26,13 @@ FAINTEST = 0.035
 LOW_M, LOW_LOSS = 0.35, 0.65
 """Returns of an object's lowest part drown in those of the ground."""
 RAIN_RETURNS = 0.02
-SIGHT_M = RANGE_M + 20.0
-"""Geometry placed within this distance along the road can reach into the range."""
-
-
-def ray_directions() -> np.ndarray:
-    """Unit directions [BEAMS, AZIMUTHS, 3] in the sensor frame: azimuth 0 looks along +x and turns clockwise."""
-    elevation = np.radians(LOWEST_DEG + BEAM_STEP_DEG * np.arange(BEAMS))[:, None]
-    angle = -2.0 * np.pi * np.arange(AZIMUTHS) / AZIMUTHS
-    level = np.cos(elevation)
-    return np.stack([level * np.cos(angle), level * np.sin(angle), np.sin(elevation) + 0.0 * angle], -1)
-
-
-DIRECTIONS = ray_directions()
 
 
 class LidarSweep(NamedTuple):
     """One revolution.
 
     Args:
-        points: [N, 5] float32 (x, y, z, intensity 0-255, ring) in the sensor frame.
+        points: [N, 5] float32 (x, y, z, intensity, ring) in the sensor frame.
         instance_id: [N] int32, 0 for the street.
         semantic: [N] uint8, see ``SEMANTICS``; void for rain.
     """
@@ -55,15 +42,16 @@ class LidarSweep(NamedTuple):
     semantic: np.ndarray
 
 
-def cast_lidar(scene: Scene, t: float) -> LidarSweep:
-    """The sweep taken at ``t`` seconds, as if at one instant."""
-    snapshot = scene.snapshot(t, SIGHT_M)
-    pose = scene.ego_pose(t) @ RIG[LIDAR].ego_from_sensor
+def cast_lidar(scene: Scene, t: float, *, rig: Mapping[str, Sensor] = RIG) -> LidarSweep:
+    """The sweep that the rig's LiDAR takes at ``t`` seconds, as if at one instant."""
+    lidar = rig[LIDAR].lidar
+    snapshot = scene.snapshot(t, lidar.sight_m)
+    pose = scene.ego_pose(t) @ rig[LIDAR].ego_from_sensor
     key = np.uint64(scene.spec.noise_key("lidar", t))
-    distance, winner, facing = trace_rays(snapshot.corners, snapshot.material, pose, DIRECTIONS, POROSITY, key)
+    distance, winner, facing = trace_rays(snapshot.corners, snapshot.material, pose, lidar, POROSITY, key)
     weather = scene.weather
     points, hit = collect_returns(
-        distance, winner, facing, snapshot.material, snapshot.floor, pose, DIRECTIONS, REFLECTANCE, LOSS,
+        distance, winner, facing, snapshot.material, snapshot.floor, pose, lidar, REFLECTANCE, LOSS,
         weather.rain, weather.lidar_loss, key,
     )  # fmt: skip
     return LidarSweep(points, *label_hits(snapshot, hit))
@@ -81,7 +69,7 @@ def trace_rays(
     corners: np.ndarray,
     material: np.ndarray,
     pose: np.ndarray,
-    directions: np.ndarray,
+    lidar: LidarModel,
     porosity: np.ndarray,
     key: np.uint64,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,16 +79,17 @@ def trace_rays(
         corners: [T, 3, 3] global.
         material: [T].
         pose: global_from_sensor [4, 4].
-        directions: [BEAMS, AZIMUTHS, 3], see ``ray_directions``.
+        lidar: Its beams.
         porosity: Probability by material that a ray passes through.
         key: Noise key.
 
     Returns:
-        Distance in metres (inf where nothing is hit), triangle (-1) and |cos| of incidence, each [BEAMS, AZIMUTHS].
+        Distance in metres (inf where nothing is hit), triangle (-1) and |cos| of incidence, each [B, A].
     """
-    distance = np.full((BEAMS, AZIMUTHS), np.inf)
-    winner = np.full((BEAMS, AZIMUTHS), -1, np.int32)
-    facing = np.zeros((BEAMS, AZIMUTHS))
+    shape = lidar.directions.shape[:2]
+    distance = np.full(shape, np.inf)
+    winner = np.full(shape, -1, np.int32)
+    facing = np.zeros(shape)
     local = np.empty((3, 3))
     for t in range(len(corners)):
         for k in range(3):
@@ -109,13 +98,13 @@ def trace_rays(
             dz = corners[t, k, 2] - pose[2, 3]
             for axis in range(3):
                 local[k, axis] = pose[0, axis] * dx + pose[1, axis] * dy + pose[2, axis] * dz
-        _visit_triangle(local, t, porosity[material[t]], key, directions, distance, winner, facing)
+        _visit_triangle(local, t, porosity[material[t]], key, lidar, distance, winner, facing)
     return distance, winner, facing
 
 
 @kernel
 def _visit_triangle(
-    local: np.ndarray, t: int, pores: float, key: np.uint64, directions: np.ndarray, distance: np.ndarray,
+    local: np.ndarray, t: int, pores: float, key: np.uint64, lidar: LidarModel, distance: np.ndarray,
     winner: np.ndarray, facing: np.ndarray,
 ) -> None:  # fmt: skip
     """Intersect one triangle [3, 3] in the sensor frame with the rays it can meet.
@@ -123,7 +112,8 @@ def _visit_triangle(
     A ray d meets it where the three volumes d . (p x q) over its edges have one sign; its distance is the triangle's
     own volume over their sum.
     """
-    first, last, low, high = _window(local)
+    beams, azimuths = distance.shape
+    first, last, low, high = _window(local, lidar.elevations_deg, azimuths, lidar.range_m)
     c0, c1, c2 = _cross(local[1], local[2]), _cross(local[2], local[0]), _cross(local[0], local[1])
     volume = local[0, 0] * c0[0] + local[0, 1] * c0[1] + local[0, 2] * c0[2]
     nx, ny, nz = c0[0] + c1[0] + c2[0], c0[1] + c1[1] + c2[1], c0[2] + c1[2] + c2[2]
@@ -131,9 +121,10 @@ def _visit_triangle(
     if low > high or doubled_area == 0.0:
         return
     for column in range(first, last + 1):
-        azimuth = column % AZIMUTHS
+        azimuth = column % azimuths
         for beam in range(low, high + 1):
-            x, y, z = directions[beam, azimuth, 0], directions[beam, azimuth, 1], directions[beam, azimuth, 2]
+            ray = lidar.directions[beam, azimuth]
+            x, y, z = ray[0], ray[1], ray[2]
             w0 = c0[0] * x + c0[1] * y + c0[2] * z
             w1 = c1[0] * x + c1[1] * y + c1[2] * z
             w2 = c2[0] * x + c2[1] * y + c2[2] * z
@@ -141,9 +132,9 @@ def _visit_triangle(
             if total == 0.0 or not ((w0 >= 0 and w1 >= 0 and w2 >= 0) or (w0 <= 0 and w1 <= 0 and w2 <= 0)):
                 continue
             metres = volume / total
-            if metres < NEAREST_M or metres >= distance[beam, azimuth] or metres > RANGE_M:
+            if metres < NEAREST_M or metres >= distance[beam, azimuth] or metres > lidar.range_m:
                 continue
-            if pores > 0.0 and uniform(key, np.uint64((t * BEAMS + beam) * AZIMUTHS + azimuth)) < pores:
+            if pores > 0.0 and uniform(key, np.uint64((t * beams + beam) * azimuths + azimuth)) < pores:
                 continue
             distance[beam, azimuth] = metres
             winner[beam, azimuth] = t
@@ -156,16 +147,16 @@ def _cross(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
 
 
 @kernel
-def _window(local: np.ndarray) -> tuple[int, int, int, int]:
+def _window(local: np.ndarray, elevations_deg: np.ndarray, azimuths: int, range_m: float) -> tuple[int, int, int, int]:
     """Columns (first, last) and beams (low, high) a triangle [3, 3] can cover; low > high when none."""
     nearest, farthest = _horizontal_range(local)
-    if nearest > RANGE_M:
+    if nearest > range_m:
         return 0, -1, 0, -1
     lowest, highest = min(local[0, 2], local[1, 2], local[2, 2]), max(local[0, 2], local[1, 2], local[2, 2])
     bottom = np.arctan2(lowest, nearest if lowest < 0 else farthest)
     top = np.arctan2(highest, nearest if highest > 0 else farthest)
-    low = max(0, int(np.ceil((np.degrees(bottom) - LOWEST_DEG) / BEAM_STEP_DEG - 1e-9)))
-    high = min(BEAMS - 1, int(np.floor((np.degrees(top) - LOWEST_DEG) / BEAM_STEP_DEG + 1e-9)))
+    low = np.searchsorted(elevations_deg, np.degrees(bottom) - 1e-9)
+    high = np.searchsorted(elevations_deg, np.degrees(top) + 1e-9, side="right") - 1
     if low > high:
         return 0, -1, 0, -1
     start = np.arctan2(local[0, 1], local[0, 0])
@@ -178,10 +169,10 @@ def _window(local: np.ndarray) -> tuple[int, int, int, int]:
             turn += 2 * np.pi
         left, right = max(left, turn), min(right, turn)
     if nearest == 0.0 or left - right > np.pi:
-        return 0, AZIMUTHS - 1, low, high
-    per_radian = AZIMUTHS / (2 * np.pi)
-    first = int(np.ceil(-(start + left) * per_radian - 1e-9)) + AZIMUTHS
-    last = int(np.floor(-(start + right) * per_radian + 1e-9)) + AZIMUTHS
+        return 0, azimuths - 1, low, high
+    per_radian = azimuths / (2 * np.pi)
+    first = int(np.ceil(-(start + left) * per_radian - 1e-9)) + azimuths
+    last = int(np.floor(-(start + right) * per_radian + 1e-9)) + azimuths
     return first, last, low, high
 
 
@@ -208,19 +199,19 @@ def _horizontal_range(local: np.ndarray) -> tuple[float, float]:
 @kernel
 def collect_returns(
     distance: np.ndarray, winner: np.ndarray, facing: np.ndarray, material: np.ndarray, floor: np.ndarray,
-    pose: np.ndarray, directions: np.ndarray, reflectance: np.ndarray, loss: np.ndarray, rain: float,
+    pose: np.ndarray, lidar: LidarModel, reflectance: np.ndarray, loss: np.ndarray, rain: float,
     loss_per_10m: float, key: np.uint64,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Points that come back.
 
     Args:
-        distance: [BEAMS, AZIMUTHS] metres.
-        winner: [BEAMS, AZIMUTHS] triangle, -1 for none.
-        facing: [BEAMS, AZIMUTHS] |cos| of incidence.
+        distance: [B, A] metres.
+        winner: [B, A] triangle, -1 for none.
+        facing: [B, A] |cos| of incidence.
         material: [T].
         floor: [T] global height of the ground below an agent's triangle, -inf for the street.
         pose: global_from_sensor [4, 4].
-        directions: [BEAMS, AZIMUTHS, 3].
+        lidar: Its beams, reach and intensities.
         reflectance: Share sent back, by material.
         loss: Probability of loss, by material.
         rain: Rain in the air, 0..1.
@@ -230,19 +221,21 @@ def collect_returns(
     Returns:
         Points [N, 5] in the sensor frame and the triangle [N] of each (-1: rain).
     """
-    points = np.empty((BEAMS * AZIMUTHS, 5), np.float32)
-    hit = np.empty(BEAMS * AZIMUTHS, np.int32)
+    beams, azimuths = distance.shape
+    points = np.empty((beams * azimuths, 5), np.float32)
+    hit = np.empty(beams * azimuths, np.int32)
     count = 0
-    for azimuth in range(AZIMUTHS):
-        for beam in range(BEAMS):
-            ray = np.uint64(beam * AZIMUTHS + azimuth)
+    for azimuth in range(azimuths):
+        for beam in range(beams):
+            ray = np.uint64(beam * azimuths + azimuth)
             metres, t = distance[beam, azimuth], winner[beam, azimuth]
-            x, y, z = directions[beam, azimuth, 0], directions[beam, azimuth, 1], directions[beam, azimuth, 2]
+            direction = lidar.directions[beam, azimuth]
+            x, y, z = direction[0], direction[1], direction[2]
             echo = 0.0
             if t >= 0:
                 above = (pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z) * metres + pose[2, 3] - floor[t]
                 share = reflectance[material[t]] * (0.25 + 0.75 * facing[beam, azimuth])
-                arrives = _arrival(share, metres, above) * (1.0 - loss[material[t]])
+                arrives = _arrival(share, metres / lidar.half_strength_m, above) * (1.0 - loss[material[t]])
                 arrives *= (1.0 - loss_per_10m) ** (metres / 10.0)
                 if uniform(key ^ np.uint64(0xD1), ray) < arrives:
                     echo = share
@@ -252,8 +245,8 @@ def collect_returns(
                 continue
             metres += RANGE_NOISE_M * normal(key ^ np.uint64(0xC5), ray)
             points[count, 0], points[count, 1], points[count, 2] = x * metres, y * metres, z * metres
-            level = 140.0 * echo * (0.85 + 0.3 * uniform(key ^ np.uint64(0xE9), ray))
-            points[count, 3] = np.floor(min(255.0, level))
+            level = lidar.intensity_gain * echo * (0.85 + 0.3 * uniform(key ^ np.uint64(0xE9), ray))
+            points[count, 3] = np.floor(min(lidar.intensity_max, level) / lidar.intensity_step) * lidar.intensity_step
             points[count, 4] = beam
             hit[count] = t
             count += 1
@@ -261,9 +254,12 @@ def collect_returns(
 
 
 @inlined_kernel
-def _arrival(share: float, metres: float, above: float) -> float:
-    """Probability that a return is detected: falls with range and, close to the ground, with height."""
-    strength = share / (1.0 + (metres / 45.0) ** 4)
+def _arrival(share: float, reach: float, above: float) -> float:
+    """Probability that a return is detected: falls with range and, close to the ground, with height.
+
+    ``reach`` is the distance over the one at half strength.
+    """
+    strength = share / (1.0 + reach**4)
     arrives = (1.0 - DROP_OUT) * min(1.0, strength / FAINTEST)
     if above < LOW_M:
         arrives *= 1.0 - LOW_LOSS * (1.0 - max(above, 0.0) / LOW_M)

@@ -13,6 +13,7 @@ from perceptkd.datasets.simworld import (
     cast_lidar,
     render_camera,
 )
+from perceptkd.datasets.simworld.kitti_rig import KITTI_RIG
 
 SMALL = (400, 225)
 INSTANT = 6.0
@@ -28,6 +29,12 @@ def scene() -> Scene:
 def sweep(scene: Scene) -> LidarSweep:
     """One LiDAR sweep of ``scene``."""
     return cast_lidar(scene, INSTANT)
+
+
+@pytest.fixture(scope="session")
+def kitti_sweep(scene: Scene) -> LidarSweep:
+    """One sweep of the LiDAR of a KITTI car."""
+    return cast_lidar(scene, INSTANT, rig=KITTI_RIG)
 
 
 @pytest.fixture(scope="session")

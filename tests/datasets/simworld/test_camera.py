@@ -6,7 +6,7 @@ import pytest
 
 from perceptkd.datasets.simworld import CAMERAS, LIDAR, RIG, CameraFrame, LidarSweep, Scene, render_camera
 from perceptkd.datasets.simworld.semantics import ROAD, SEMANTICS, SKY
-from perceptkd.datasets.simworld.writers.nuscenes_annotations import AgentShapes
+from perceptkd.datasets.simworld.writers.visibility import AgentShapes
 
 INSTANT = 6.0
 SMALL = (400, 225)
@@ -98,7 +98,7 @@ def test_masks_of_solid_objects_fill_their_projected_boxes(
     """Boxes are no larger than their objects, where all of one is in the picture and nothing stands before it."""
     shapes, camera = AgentShapes(scene.agents), camera_pose(scene, name)
     poses, intrinsics = scene.agent_poses(INSTANT), RIG[name].intrinsics_at(SMALL)
-    unoccluded = shapes.count_pixels(poses, camera=camera, intrinsics=intrinsics, size=SMALL)
+    unoccluded = shapes.silhouettes(poses, camera=camera, intrinsics=intrinsics, size=SMALL).pixels
     checked = 0
     for agent in visible(scene, frames[name], 40):
         seen = (frames[name].instance == agent.instance_id).sum()

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -55,11 +55,22 @@ def write_world(
     *,
     write_scene: SceneWriter,
     finish: Finisher,
+    outputs: Sequence[str],
     bytes_per_keyframe: int,
     workers: int = 1,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Writes the data set of ``plan`` to ``root``, or the part of it that is missing.
+
+    Args:
+        plan: What to write.
+        root: Where to.
+        write_scene: Writes one scene.
+        finish: Writes what needs all of them.
+        outputs: Glob patterns below ``root`` of what both of them write: ``overwrite`` removes it.
+        bytes_per_keyframe: About how much a key frame takes.
+        workers: Processes.
+        overwrite: Whether another simulated data set in ``root`` makes room.
 
     Returns:
         The manifest, as stored in world.json.
@@ -67,7 +78,7 @@ def write_world(
     Raises:
         WorldError: ``root`` holds something else, or the disk is (or would be) full. Whole scenes stay.
     """
-    manifest = _open_world(plan, root, overwrite=overwrite)
+    manifest = _open_world(plan, root, outputs if overwrite else None)
     if manifest.get("hash"):
         return manifest
     specs = plan.scenes()
@@ -103,11 +114,11 @@ def rows_path(root: Path, scene_name: str) -> Path:
     return root / ROWS_FOLDER / f"{scene_name}.json"
 
 
-def _open_world(plan: WorldPlan, root: Path, *, overwrite: bool) -> dict[str, Any]:
-    """The manifest to go on with; removes another world if told to."""
+def _open_world(plan: WorldPlan, root: Path, removed: Sequence[str] | None) -> dict[str, Any]:
+    """The manifest to go on with; another world's files of the ``removed`` patterns make room."""
     found = read_manifest(root)
-    if found is not None and overwrite:
-        _remove_world(root, found)
+    if found is not None and removed is not None:
+        _remove_world(root, removed)
         found = None
     if found is None:
         return plan.manifest()
@@ -115,13 +126,13 @@ def _open_world(plan: WorldPlan, root: Path, *, overwrite: bool) -> dict[str, An
     return found
 
 
-def _remove_world(root: Path, manifest: dict[str, Any]) -> None:
+def _remove_world(root: Path, outputs: Sequence[str]) -> None:
     """Removes what a writer has written to ``root``, its mark last, so that an interruption can be taken up."""
-    for folder in ("samples", "sweeps", "maps", ROWS_FOLDER, manifest["version"]):
-        if (root / folder).is_dir():
-            shutil.rmtree(root / folder)
-    for path in root.glob("*_infos_*.pkl"):
-        path.unlink()
+    for path in (path for pattern in (*outputs, ROWS_FOLDER) for path in root.glob(pattern)):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     (root / MANIFEST).unlink()
 
 

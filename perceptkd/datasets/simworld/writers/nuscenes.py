@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 from nuscenes.utils.data_classes import Box
+from nuscenes.utils.geometry_utils import points_in_box
 from pyquaternion import Quaternion
 
 from perceptkd.atomic import write_text
@@ -20,7 +21,6 @@ from perceptkd.datasets.nuscenes_infos import create_nuscenes_infos, info_path
 from perceptkd.datasets.simworld import RIG, Scene, WorldSpec, build_scene, cast_lidar, render_camera
 from perceptkd.datasets.simworld.calibration import CAMERAS, LIDAR
 from perceptkd.datasets.simworld.writers.base import write_world
-from perceptkd.datasets.simworld.writers.nuscenes_annotations import AgentShapes, count_points, visible_shares
 from perceptkd.datasets.simworld.writers.nuscenes_map import draw_map, map_origin
 from perceptkd.datasets.simworld.writers.nuscenes_tables import (
     SCENE_TABLES,
@@ -29,12 +29,16 @@ from perceptkd.datasets.simworld.writers.nuscenes_tables import (
     visibility_token,
     write_tables,
 )
-from perceptkd.datasets.simworld.writers.plan import MINI, WorldPlan
+from perceptkd.datasets.simworld.writers.plan import MINI, TRAINVAL, WorldPlan
+from perceptkd.datasets.simworld.writers.visibility import AgentShapes, seen_pixels, visible_shares
 
 ANNOTATION_RANGE_M = 80.0
+SLACK_M = 0.1
 JPEG_QUALITY = 90
 START_US = 1_532_402_900_000_000
 US_PER_SCENE_NUMBER = 100_000_000
+#: What the writer leaves in the data root, besides world.json.
+OUTPUTS = ("samples", "sweeps", "maps", MINI, TRAINVAL, "nuscenes_infos_*.pkl")
 #: Measured, with room: JPEG bytes per pixel, and points of a sweep.
 BYTES_PER_PIXEL = 0.35
 BYTES_PER_SWEEP = 32_000 * 5 * 4
@@ -48,6 +52,7 @@ def write_nuscenes_world(plan: WorldPlan, root: Path, *, workers: int = 1, overw
         root,
         write_scene=write_nuscenes_scene,
         finish=finish_nuscenes,
+        outputs=OUTPUTS,
         bytes_per_keyframe=round(len(CAMERAS) * width * height * BYTES_PER_PIXEL + (1 + plan.sweeps) * BYTES_PER_SWEEP),
         workers=workers,
         overwrite=overwrite,
@@ -171,14 +176,13 @@ class _SceneWriter:
         frame = render_camera(self.scene, camera, t, self.spec.image_size)
         jpeg = cv2.imencode(".jpg", frame.rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
         self._add_data(camera, t, sample, jpeg, key_frame=True)
-        pixels = np.bincount(frame.instance.ravel(), minlength=len(self.sizes_wlh) + 1)[1:]
-        unoccluded = self.shapes.count_pixels(
+        unoccluded = self.shapes.silhouettes(
             self.scene.agent_poses(t),
             camera=self.scene.ego_pose(t) @ RIG[camera].ego_from_sensor,
             intrinsics=self._intrinsics(camera),
             size=self.spec.image_size,
-        )
-        return pixels, unoccluded
+        ).pixels
+        return seen_pixels(frame.instance, len(self.sizes_wlh)), unoccluded
 
     def _add_data(self, channel: str, t: float, sample: str, content: np.ndarray, *, key_frame: bool) -> None:
         """Stores one file with its rows: the file and the ego pose at its own time."""
@@ -268,6 +272,17 @@ class _SceneWriter:
             }
         )
         return rows
+
+
+def count_points(box: Box, points: np.ndarray) -> int:
+    """How many points [P, 3+] lie inside ``box`` (same frame), by the devkit's own test.
+
+    >>> count_points(Box([0, 0, 0], [2, 4, 2], Quaternion()), np.array([[1.9, 0.9, 0.0], [0.0, 1.9, 0.0]]))
+    1
+    """
+    reach = np.linalg.norm(box.wlh) / 2 + SLACK_M
+    near = points[(np.abs(points[:, :3] - box.center) <= reach).all(axis=1), :3]
+    return int(points_in_box(box, near.T).sum())
 
 
 def pose_fields(pose: np.ndarray) -> dict[str, list[float]]:

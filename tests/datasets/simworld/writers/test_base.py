@@ -15,6 +15,7 @@ from perceptkd.datasets.simworld.writers.nuscenes import write_nuscenes_world
 from perceptkd.datasets.simworld.writers.plan import WorldError, plan_mini
 
 TINY = {"num_keyframes": 2, "sweeps": 1, "image_size": (64, 36)}
+OUTPUTS = ("samples", "tables.*")
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -45,7 +46,8 @@ def fake_finish(plan, root: Path, rows: dict) -> None:
 def write_fake(root: Path, num_scenes: int = 3, *, write_scene=fake_scene, needed: int = 1, **kwargs) -> dict:
     sizes = {"seed": kwargs.pop("seed", 0), "num_keyframes": 1}
     plan = plan_mini(num_scenes, **sizes)
-    return write_world(plan, root, write_scene=write_scene, finish=fake_finish, bytes_per_keyframe=needed, **kwargs)
+    steps = {"write_scene": write_scene, "finish": fake_finish, "outputs": OUTPUTS}
+    return write_world(plan, root, **steps, bytes_per_keyframe=needed, **kwargs)
 
 
 def fail_at(scene_name: str, error: BaseException):
@@ -147,7 +149,7 @@ def test_full_disk_while_the_tables_are_written(tmp_path):
 
     plan = plan_mini(2, num_keyframes=1)
     with pytest.raises(WorldError, match="2 of 2 scenes are complete and kept"):
-        write_world(plan, tmp_path / "w", write_scene=fake_scene, finish=finish, bytes_per_keyframe=1)
+        write_world(plan, tmp_path / "w", write_scene=fake_scene, finish=finish, outputs=OUTPUTS, bytes_per_keyframe=1)
 
 
 def test_other_errors_of_the_system_are_not_called_a_full_disk(tmp_path):

@@ -12,11 +12,12 @@ from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.evaluate import NuScenesEval
 from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.nuscenes import NuScenes
-from nuscenes.utils.data_classes import LidarPointCloud
+from nuscenes.utils.data_classes import Box, LidarPointCloud
 from nuscenes.utils.geometry_utils import points_in_box, view_points
 from pyquaternion import Quaternion
 
 from perceptkd.datasets.simworld import RIG, Scene, WorldSpec, build_scene, render_camera
+from perceptkd.datasets.simworld.writers.nuscenes import count_points
 from perceptkd.datasets.simworld.writers.nuscenes_map import map_origin
 
 CAMERAS = [name for name in RIG if name.startswith("CAM")]
@@ -117,6 +118,15 @@ def test_num_lidar_pts_equals_the_points_inside(tables):
             stored.append(tables.get("sample_annotation", box.token)["num_lidar_pts"])
     assert counted == stored
     assert sum(count > 0 for count in stored) > 20
+
+
+def test_count_is_the_devkit_s():
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-10, 10, (5000, 5)).astype(np.float32)
+    for _ in range(20):
+        box = Box(rng.uniform(-8, 8, 3).tolist(), rng.uniform(1, 6, 3).tolist(), Quaternion.random())
+        assert count_points(box, points) == points_in_box(box, points[:, :3].T).sum()
+    assert count_points(Box([100, 0, 0], [1, 1, 1], Quaternion()), points) == 0
 
 
 def test_boxes_have_the_size_of_their_objects(tables):

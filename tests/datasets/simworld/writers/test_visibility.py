@@ -1,28 +1,11 @@
-"""Points in boxes and visible shares, against worked examples."""
+"""What a camera would see of each agent alone, and visible shares, against worked examples."""
 
 import numpy as np
 import pytest
-from nuscenes.utils.data_classes import Box
-from nuscenes.utils.geometry_utils import points_in_box
-from pyquaternion import Quaternion
 
 from perceptkd.datasets.simworld import RIG, WorldSpec, build_scene, render_camera
-from perceptkd.datasets.simworld.writers.nuscenes_annotations import (
-    AgentShapes,
-    count_points,
-    covered_pixels,
-    visible_shares,
-)
 from perceptkd.datasets.simworld.writers.nuscenes_tables import visibility_token
-
-
-def test_count_is_the_devkit_s():
-    rng = np.random.default_rng(0)
-    points = rng.uniform(-10, 10, (5000, 5)).astype(np.float32)
-    for _ in range(20):
-        box = Box(rng.uniform(-8, 8, 3).tolist(), rng.uniform(1, 6, 3).tolist(), Quaternion.random())
-        assert count_points(box, points) == points_in_box(box, points[:, :3].T).sum()
-    assert count_points(Box([100, 0, 0], [1, 1, 1], Quaternion()), points) == 0
+from perceptkd.datasets.simworld.writers.visibility import AgentShapes, seen_pixels, silhouette, visible_shares
 
 
 def square(x: float, y: float, side: float) -> np.ndarray:
@@ -33,25 +16,44 @@ def square(x: float, y: float, side: float) -> np.ndarray:
 
 def test_covered_pixels_are_counted_once():
     one = square(10.0, 20.0, 8.0)
-    assert covered_pixels(one, (100, 100)) == 64
-    assert covered_pixels(np.concatenate([one, one, square(14.0, 20.0, 8.0)]), (100, 100)) == 96
+    assert silhouette(one, (100, 100))[0] == 64
+    assert silhouette(np.concatenate([one, one, square(14.0, 20.0, 8.0)]), (100, 100))[0] == 96
 
 
 def test_covered_pixels_end_at_the_image():
-    assert covered_pixels(square(-4.0, 96.0, 8.0), (100, 100)) == 16
-    assert covered_pixels(square(-40.0, 20.0, 8.0), (100, 100)) == 0
+    pixels, bounds = silhouette(square(-4.0, 96.0, 8.0), (100, 100))
+    assert pixels == 16
+    assert bounds.tolist() == [0, 96, 4, 100]
+    pixels, bounds = silhouette(square(-40.0, 20.0, 8.0), (100, 100))
+    assert pixels == 0
+    assert np.isnan(bounds).all()
+
+
+def test_bounds_are_finer_than_pixels():
+    assert silhouette(square(10.3, 20.2, 8.0), (100, 100))[1] == pytest.approx([10.3, 20.2, 18.3, 28.2])
+
+
+def test_what_lies_beyond_the_border_does_not_widen_the_bounds():
+    """A triangle from (90, 50) to x = 190 spreads from 50 to 110 there, but to 56 at the border."""
+    wedge = np.array([[[90.0, 50, 1], [190, 50, 1], [190, 110, 1]]])
+    _, bounds = silhouette(wedge, (100, 100))
+    assert bounds == pytest.approx([90, 50, 100, 56], abs=0.75)
 
 
 def test_unoccluded_pixels_are_at_least_the_visible_ones():
     size = (400, 225)
     scene = build_scene(WorldSpec(scene_name="scene-0061", num_keyframes=1))
     t = scene.camera_times("CAM_FRONT", 0)
-    seen = np.bincount(render_camera(scene, "CAM_FRONT", t, size).instance.ravel(), minlength=len(scene.agents) + 1)[1:]
-    unoccluded = AgentShapes(scene.agents).count_pixels(
-        scene.agent_poses(t),
-        camera=scene.ego_pose(t) @ RIG["CAM_FRONT"].ego_from_sensor,
-        intrinsics=RIG["CAM_FRONT"].intrinsics_at(size),
-        size=size,
+    seen = seen_pixels(render_camera(scene, "CAM_FRONT", t, size).instance, len(scene.agents))
+    unoccluded = (
+        AgentShapes(scene.agents)
+        .silhouettes(
+            scene.agent_poses(t),
+            camera=scene.ego_pose(t) @ RIG["CAM_FRONT"].ego_from_sensor,
+            intrinsics=RIG["CAM_FRONT"].intrinsics_at(size),
+            size=size,
+        )
+        .pixels
     )
     assert (unoccluded >= seen).all()
     shares = visible_shares(seen, unoccluded)[unoccluded > 20]
@@ -69,10 +71,11 @@ def test_shares_and_levels():
 def test_scenes_of_few_agents(count):
     scene = build_scene(WorldSpec(scene_name="scene-0061", num_keyframes=1))
     centers, yaws = scene.agent_poses(0.5)
-    pixels = AgentShapes(scene.agents[:count]).count_pixels(
+    pixels, bounds = AgentShapes(scene.agents[:count]).silhouettes(
         (centers[:count], yaws[:count]),
         camera=scene.ego_pose(0.5) @ RIG["CAM_BACK"].ego_from_sensor,
         intrinsics=RIG["CAM_BACK"].intrinsics_at((64, 36)),
         size=(64, 36),
     )
     assert pixels.shape == (count,)
+    assert bounds.shape == (count, 4)
