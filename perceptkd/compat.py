@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from inspect import signature
 from types import ModuleType
 from typing import Any
 
@@ -93,7 +94,8 @@ def sample_points_on_any_device(wrapper: ModuleType) -> Iterator[None]:
 def voxelize_for_minkunet_on_any_device(data_preprocessor: ModuleType) -> Iterator[None]:
     """Without it: MinkUNet ends in ``AssertionError: Torch not compiled with CUDA enabled`` on a machine without CUDA.
 
-    mmdet3d sends the voxels' indices to the current CUDA device, wherever the points lie.
+    mmdet3d sends the voxels' indices to the current CUDA device, wherever the points lie. Its ``point2voxel_map`` also
+    goes wrong where ``max_voxels`` drops voxels in training; here it is right, and -1 for their points.
     """
     import torch
     from torch.nn.functional import pad
@@ -119,7 +121,9 @@ def voxelize_for_minkunet_on_any_device(data_preprocessor: ModuleType) -> Iterat
             place = (1, 0) if self.batch_first else (0, 1)
             batch_cell = pad(cell[picked], place, value=index)
             sample.batch_idx = batch_cell[:, 0 if self.batch_first else -1]
-            sample.point2voxel_map = torch.from_numpy(voxel_of_point).to(rows.device).long()
+            row_of_voxel = np.full(voxel_of_point.max() + 1, -1)
+            row_of_voxel[voxel_of_point[chosen]] = np.arange(len(chosen))
+            sample.point2voxel_map = torch.from_numpy(row_of_voxel[voxel_of_point]).to(rows.device)
             voxels.append(rows[picked])
             cells.append(batch_cell)
         return {"voxels": torch.cat(voxels), "coors": torch.cat(cells)}
@@ -127,11 +131,33 @@ def voxelize_for_minkunet_on_any_device(data_preprocessor: ModuleType) -> Iterat
     preprocessor.voxelize = torch.no_grad()(voxelize_anywhere)
 
 
+@contextmanager
+def leave_channels_of_minkunet_alone(minkunet_backbone: ModuleType) -> Iterator[None]:
+    """Without it: the second MinkUNet of the same config, or of default channels, ends in ``AssertionError``.
+
+    Its constructor inserts a level into the lists it is given, and into its own defaults.
+    """
+    from functools import wraps
+
+    yield
+    backbone = minkunet_backbone.MinkUNetBackbone
+    build = backbone.__init__
+
+    @wraps(build)
+    def build_from_copies(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = signature(build).bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        build(**{name: list(value) if isinstance(value, list) else value for name, value in bound.arguments.items()})
+
+    backbone.__init__ = build_from_copies
+
+
 PATCHES: dict[str, Patch] = {
     "mmcv.ops.furthest_point_sample": sample_points_on_any_device,
     "mmdet3d": relax_version_assertions,
     "mmdet3d.models.layers.spconv": register_sparse_convolution,
     "mmdet3d.datasets.transforms.dbsampler": restore_numpy_long,
+    "mmdet3d.models.backbones.minkunet_backbone": leave_channels_of_minkunet_alone,
     "mmdet3d.models.data_preprocessors.data_preprocessor": voxelize_for_minkunet_on_any_device,
 }
 

@@ -161,5 +161,19 @@ def test_voxels_of_minkunet_need_no_cuda(batch_first: bool) -> None:
     np.random.seed(0)  # noqa: NPY002 (upstream's draw)
     chosen = preprocessor.voxelize(points[:1], samples[:1])["voxels"].tolist()
     np.random.seed(0)  # noqa: NPY002
-    assert chosen == [points[0][np.random.choice([0, 2], 1, replace=False)[0]].tolist()]  # noqa: NPY002
+    kept = np.random.choice([0, 2], 1, replace=False)[0]  # noqa: NPY002
+    assert chosen == [points[0][kept].tolist()]
+    assert samples[0].point2voxel_map.tolist() == ([0, 0, -1] if kept == 0 else [-1, -1, 0])
     assert len(preprocessor.eval().voxelize(points[:1], samples[:1])["voxels"]) == 2
+
+
+def test_minkunet_leaves_its_channels_alone() -> None:
+    """Twice the same model, from a config and of default channels: upstream's constructor changes both."""
+    import mmdet3d.models.backbones.minkunet_backbone as module
+
+    channels = {"encoder_channels": [8, 8], "decoder_channels": [8, 8], "encoder_blocks": [1, 1]}
+    small = {**channels, "decoder_blocks": [1, 1], "num_stages": 2, "base_channels": 8}
+    for options in (small, {}):
+        first, second = (module.MinkUNetBackbone(sparseconv_backend="spconv", **options) for _ in range(2))
+        assert [*map(str, first.state_dict())] == [*map(str, second.state_dict())]
+    assert channels["encoder_channels"] == [8, 8]
