@@ -132,6 +132,75 @@ def voxelize_for_minkunet_on_any_device(data_preprocessor: ModuleType) -> Iterat
 
 
 @contextmanager
+def count_samples_by_their_clouds(detectors: ModuleType) -> Iterator[None]:
+    """Without it: a batch whose last cloud has no voxel ends in ``IndexError`` or ``size of tensor a must match``.
+
+    mmdet3d reads the number of samples from the last voxel. Here VoxelNet (PointPillars, SECOND), its dynamic form and
+    MVXTwoStageDetector (CenterPoint) count the clouds, and one without voxels is an empty map; the other detectors
+    refuse such a batch, and all of them one without any voxel.
+    """
+    from functools import wraps
+
+    yield
+
+    def encode(self: Any, batch_inputs_dict: dict[str, Any]) -> Any:
+        voxels = batch_inputs_dict["voxels"]
+        _check_voxels(voxels["coors"], batch_inputs_dict["points"])
+        if "num_points" in voxels:
+            features = self.voxel_encoder(voxels["voxels"], voxels["num_points"], voxels["coors"])
+            cells = voxels["coors"]
+        else:
+            features, cells = self.voxel_encoder(voxels["voxels"], voxels["coors"])
+        maps = self.backbone(self.middle_encoder(features, cells, len(batch_inputs_dict["points"])))
+        return self.neck(maps) if self.with_neck else maps
+
+    def encode_points(
+        self: Any, voxel_dict: dict[str, Any], points: Any = None, img_feats: Any = None, batch_input_metas: Any = None
+    ) -> Any:
+        if not self.with_pts_bbox:
+            return None
+        cells = voxel_dict["coors"]
+        _check_voxels(cells, points)
+        features = self.pts_voxel_encoder(
+            voxel_dict["voxels"], voxel_dict["num_points"], cells, img_feats, batch_input_metas
+        )
+        maps = self.pts_backbone(self.pts_middle_encoder(features, cells, len(points)))
+        return self.pts_neck(maps) if self.with_pts_neck else maps
+
+    def checked(extract: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(extract)
+        def extract_checked(self: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            voxels = inputs.get("voxels", inputs)  # extract_pts_feat gets the voxels themselves
+            _check_voxels(voxels["coors"], inputs.get("points", kwargs.get("points")), of_last=type(self).__name__)
+            return extract(self, inputs, *args, **kwargs)
+
+        return extract_checked
+
+    detectors.VoxelNet.extract_feat = detectors.DynamicVoxelNet.extract_feat = encode
+    detectors.MVXTwoStageDetector.extract_pts_feat = encode_points
+    for detector in (detectors.PartA2, detectors.SASSD, detectors.PointVoxelRCNN):
+        detector.extract_feat = checked(detector.extract_feat)
+    dynamic = detectors.DynamicMVXFasterRCNN
+    dynamic.extract_pts_feat = checked(dynamic.extract_pts_feat)
+
+
+def _check_voxels(cells: Any, points: Sequence[Any], *, of_last: str = "") -> None:
+    """Raises InputError unless there is a voxel, and, for a detector ``of_last``, one of the last cloud."""
+    from perceptkd.core.errors import InputError
+
+    advice = "check the files, the unit (metres) and the range of the config, or drop such samples"
+    if not len(cells):
+        raise InputError(
+            f"none of the {len(points)} clouds of the batch has a point inside point_cloud_range: {advice}"
+        )
+    if of_last and int(cells[-1, 0]) + 1 != len(points):
+        raise InputError(
+            f"the last of the {len(points)} clouds of the batch has no point inside point_cloud_range, which "
+            f"{of_last} cannot do without: {advice}"
+        )
+
+
+@contextmanager
 def leave_channels_of_minkunet_alone(minkunet_backbone: ModuleType) -> Iterator[None]:
     """Without it: the second MinkUNet of the same config, or of default channels, ends in ``AssertionError``.
 
@@ -157,6 +226,7 @@ PATCHES: dict[str, Patch] = {
     "mmdet3d": relax_version_assertions,
     "mmdet3d.models.layers.spconv": register_sparse_convolution,
     "mmdet3d.datasets.transforms.dbsampler": restore_numpy_long,
+    "mmdet3d.models.detectors": count_samples_by_their_clouds,
     "mmdet3d.models.backbones.minkunet_backbone": leave_channels_of_minkunet_alone,
     "mmdet3d.models.data_preprocessors.data_preprocessor": voxelize_for_minkunet_on_any_device,
 }

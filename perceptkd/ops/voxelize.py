@@ -6,6 +6,7 @@ an error, since it comes from a broken file or sensor and would vanish silently.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,7 +32,7 @@ def hard_voxelize(
     """Collects points in voxels of bounded size.
 
     Voxels come in the order of their first point, points inside a voxel in input order; later ones are dropped. This is
-    mmcv's deterministic result.
+    mmcv's deterministic result. A warning tells of the first cloud with more than ``max_voxels``.
 
     Args:
         points: [N, C], columns 0-2 are x, y, z in metres.
@@ -98,6 +99,12 @@ def assign_voxels(
     grid = grid_shape(voxel_size, point_cloud_range)
     groups = group_by_key(_cell_keys(points, voxel_size, point_cloud_range, grid), "appearance")
     kept, counts = groups.keys[:max_voxels], groups.counts[:max_voxels]
+    if len(groups.keys) > max_voxels:
+        warnings.warn(  # the same words every time, so that Python shows them once
+            f"a cloud fills more than max_voxels={max_voxels} voxels of {list(voxel_size)} m: those whose first point "
+            "comes last are dropped; shuffle the points in training, or raise max_voxels",
+            stacklevel=2,
+        )
     if kept.device.type == "cpu":  # no torch op here: its thread pool stalls when other processes hold the cores
         coordinates = torch.from_numpy(_unpack_cells_numba(kept.numpy(), grid[0], grid[1]))
         return groups, coordinates, torch.from_numpy(np.minimum(counts.numpy(), max_points))

@@ -1,6 +1,7 @@
 """Voxelization against a loop over the points, on CPU by numba and by the torch twin."""
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,19 @@ def test_empty_cloud_and_cloud_out_of_range() -> None:
         assert coordinates.shape == (0, 3)
         assert counts.shape == (0,)
         assert (dynamic_voxelize(points, SIZE, RANGE) == -1).all()
+
+
+def test_more_voxels_than_the_cap_drop_the_last_ones_with_a_warning() -> None:
+    points = torch.tensor([[-1.5, 0.0, 0.0, 1.0], [1.5, 0.0, 0.0, 2.0], [-1.5, 0.1, 0.0, 3.0], [0.5, 0.9, 2.0, 4.0]])
+    everything = hard_voxelize(points, SIZE, RANGE, 4, 3)
+    with pytest.warns(UserWarning, match="more than max_voxels=2 voxels of .* raise max_voxels"):
+        voxels, coordinates, counts = hard_voxelize(points, SIZE, RANGE, 4, 2)
+    assert counts.tolist() == [2, 1]
+    for capped, whole in zip((voxels, coordinates, counts), everything):
+        assert torch.equal(capped, whole[:2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hard_voxelize(points, SIZE, RANGE, 4, 3)
 
 
 def test_borders_low_is_inside_high_is_outside() -> None:

@@ -18,6 +18,8 @@ BYTES_PER_FLOAT = 4
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 #: Cameras may pad a file behind the end marker; a cut file has none at all near its end.
 JPEG_TAIL_BYTES = 1024
+#: Of a calibration matrix; intrinsics of 10,000 pixels have about 10^4.
+MAX_CONDITION = 1e10
 
 
 def load_points(path: str | Path, num_features: int, *, sample: str) -> np.ndarray:
@@ -77,6 +79,22 @@ def load_image(path: str | Path, *, sample: str) -> np.ndarray:
     return image
 
 
+def load_calibration(matrix: Any, *, name: str, sample: str) -> np.ndarray:
+    """A calibration matrix of an info file, [3, 3] intrinsics or [3, 4] or [4, 4], as float64 [4, 4].
+
+    Raises:
+        InputError: A value is not finite, or the matrix is singular: what it does could not be undone.
+    """
+    matrix = np.asarray(matrix, dtype=np.float64)
+    # unlike a determinant, the condition means the same for small and for large images
+    if not np.isfinite(matrix).all() or np.linalg.cond(matrix[:3, :3]) > MAX_CONDITION:
+        raise InputError(
+            f"sample {sample}: {name} is singular or not finite: {matrix.tolist()}; correct the calibration and remake "
+            "the info file"
+        )
+    return pad_matrix(matrix)
+
+
 @TRANSFORMS.register_module()
 class LoadPoints(BaseTransform):
     """The key frame's LiDAR points and those of earlier sweeps, moved to the key frame's LiDAR frame.
@@ -117,7 +135,10 @@ class LoadPoints(BaseTransform):
         frame = sweep["lidar_points"]
         points = load_points(frame["lidar_path"], results["lidar_points"]["num_pts_feats"], sample=results["token"])
         points = points[(np.abs(points[:, :2]) >= self.remove_close_m).any(axis=1), :4]
-        key_from_sweep = np.linalg.inv(pad_matrix(frame["lidar2sensor"]))
+        sweep_from_key = load_calibration(
+            frame["lidar2sensor"], name="lidar2sensor of a sweep", sample=results["token"]
+        )
+        key_from_sweep = np.linalg.inv(sweep_from_key)
         moved = points[:, :3] @ key_from_sweep[:3, :3].T + key_from_sweep[:3, 3]
         age = np.full((len(points), 1), results["timestamp"] - sweep["timestamp"])
         return np.concatenate([moved, points[:, 3:], age], axis=1).astype(np.float32)
@@ -154,7 +175,15 @@ class LoadMultiViewImages(BaseTransform):
         if len(shapes) > 1:
             raise InputError(f"sample {results['token']}: its images differ in size: {sorted(shapes)} (H, W)")
         shape = shapes.pop()
-        cam2img = np.stack([pad_matrix(view["cam2img"]) for view in views]).astype(np.float32)
+        cam2img, lidar2cam = (
+            np.stack(
+                [
+                    load_calibration(view[kind], name=f"{kind} of {camera}", sample=results["token"])
+                    for camera, view in zip(names, views)
+                ]
+            ).astype(np.float32)
+            for kind in ("cam2img", "lidar2cam")
+        )
         results.update(
             img=images,
             filename=[view["img_path"] for view in views],
@@ -162,7 +191,7 @@ class LoadMultiViewImages(BaseTransform):
             num_views=len(views),
             cam2img=cam2img,
             ori_cam2img=cam2img.copy(),
-            lidar2cam=np.stack([pad_matrix(view["lidar2cam"]) for view in views]).astype(np.float32),
+            lidar2cam=lidar2cam,
             img_shape=shape,
             ori_shape=shape,
             pad_shape=shape,

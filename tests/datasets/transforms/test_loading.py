@@ -7,7 +7,13 @@ import pytest
 
 from perceptkd.core.errors import InputError
 from perceptkd.datasets.nuscenes import NuScenesDataset
-from perceptkd.datasets.transforms.loading import LoadMultiViewImages, LoadPoints, load_image, load_points
+from perceptkd.datasets.transforms.loading import (
+    LoadMultiViewImages,
+    LoadPoints,
+    load_calibration,
+    load_image,
+    load_points,
+)
 
 INFO_FILE = "nuscenes_infos_mini_train.pkl"
 
@@ -144,6 +150,33 @@ def test_images_of_different_sizes(frame, tmp_path):
         InputError, match=rf"sample {frame['token']}: its images differ in size: \[\(8, 8\), \(112, 200\)"
     ):
         LoadMultiViewImages()(frame)
+
+
+@pytest.mark.parametrize("kind", ["cam2img", "lidar2cam"])
+@pytest.mark.parametrize("broken", ["zero", "nan", "flat"])
+def test_calibration_that_cannot_be_inverted(frame, kind, broken):
+    matrix = np.array(frame["images"]["CAM_BACK"][kind], dtype=float)
+    if broken == "nan":
+        matrix[0, 1] = np.nan
+    else:
+        matrix[0] = 0 if broken == "zero" else matrix[1] * 1.5
+    frame["images"]["CAM_BACK"][kind] = matrix.tolist()
+    with pytest.raises(InputError, match=rf"sample {frame['token']}: {kind} of CAM_BACK is singular or not finite"):
+        LoadMultiViewImages()(frame)
+
+
+def test_singular_pose_of_a_sweep(frame):
+    frame["lidar_sweeps"][0]["lidar_points"]["lidar2sensor"] = np.zeros((4, 4)).tolist()
+    with pytest.raises(InputError, match="lidar2sensor of a sweep is singular"):
+        LoadPoints(sweeps=1)(frame)
+
+
+@pytest.mark.parametrize("pixels", [100, 20000])
+def test_intrinsics_of_any_size_are_accepted(pixels):
+    matrix = [[pixels, 0, pixels / 2], [0, pixels, pixels / 2], [0, 0, 1]]
+    loaded = load_calibration(matrix, name="cam2img", sample="abc")
+    assert np.array_equal(loaded[:3, :3], matrix)
+    assert np.array_equal(loaded[3], [0, 0, 0, 1])
 
 
 def test_real_key_frame(real_data):
