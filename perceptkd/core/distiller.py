@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from perceptkd.core.align import AdapterConfig, build_pair_adapter
 from perceptkd.core.box_reach import BoxReach
+from perceptkd.core.class_map import ClassMap
 from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import check_pair
 from perceptkd.core.tap import Taps, TapSpec, parse_tap
@@ -51,6 +52,8 @@ class Distiller(nn.Module):
         student_taps: Alias -> tap, over ``default_student_taps``.
         teacher_taps: Alias -> tap, over ``default_teacher_taps``; with several teachers name -> (alias -> tap).
         adapters: Alias -> ``'auto'``, None or an adapter config (see :mod:`perceptkd.core.align`).
+        class_map: Class of the student -> class or classes of the teacher, for heads that know other classes; classes
+            that it does not name have the same name on both sides. None asks for equal classes.
         name: What the terms are logged under; the class name in lower case if None.
     """
 
@@ -64,6 +67,8 @@ class Distiller(nn.Module):
     sampled_aliases: ClassVar[frozenset[str]] = frozenset()
     #: A method that calls ``canonical_bev`` itself sets this, and may then pair maps of different declared layouts.
     layout_aware: ClassVar[bool] = False
+    #: Whether the method pairs heads through :func:`perceptkd.core.heads.pair_heads`, which follows ``class_map``.
+    maps_classes: ClassVar[bool] = False
     #: Terms that compare more than the annotated objects, and so need not be zero on samples without any.
     background_terms: ClassVar[frozenset[str]] = frozenset()
 
@@ -75,10 +80,14 @@ class Distiller(nn.Module):
         student_taps: Mapping[str, Any] | None = None,
         teacher_taps: Mapping[str, Any] | None = None,
         adapters: Mapping[str, Any] | None = None,
+        class_map: ClassMap | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__()
         self.name = name or type(self).__name__.lower()
+        if class_map is not None and not self.maps_classes:
+            raise InputError(f"{self.name} does not compare the classes of two heads: leave class_map out")
+        self.class_map = class_map
         self.teachers = [teacher] if isinstance(teacher, str) else list(teacher)
         self.weights: dict[str, Any] = {**self.default_weights, **(weights or {})}
         unknown = set(weights or {}) - set(self.default_weights)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from perceptkd.core.bev import tap_extent
+from perceptkd.core.class_map import head_classes, select_classes
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import GeometryError, canonical_bev, same_extent
@@ -52,9 +53,10 @@ def pair_heads(
     Args:
         student: Tap of the student's head.
         teacher: Tap of the teacher's.
-        step: Its models; where student and teacher both have a ``bbox_head`` with ``class_names``, these have to be
-            equal.
-        distiller: Who asks.
+        step: Its models; where both have a ``bbox_head`` or ``pts_bbox_head`` with ``class_names``, these have to be
+            equal, or to match by the distiller's ``class_map``.
+        distiller: Who asks. With a ``class_map`` the teacher's maps come in the student's tasks and classes (see
+            :func:`select_classes`).
         heatmap_key: Name of the class logits.
         reg_keys: Names of the regression outputs to compare, of which those count that both have.
 
@@ -68,6 +70,15 @@ def pair_heads(
         has = f"the student's has {sorted(pair[0])}, the teacher's {sorted(pair[1])}"
         raise InputError(f"{method}: both heads need '{heatmap_key}' (heatmap_key=), but {has}")
     shared = [key for key in reg_keys if all(key in head for head in pair)]
+    own, other = head_classes(step.student_model), head_classes(step.teacher_models.get(distiller.teachers[0]))
+    if distiller.class_map is not None:
+        compared = {key: pair[1][key] for key in (heatmap_key, *shared)}
+        pair = pair[0], select_classes(compared, own, other, distiller.class_map, scores=heatmap_key)
+    elif own is not None and other is not None and own != other:
+        raise InputError(
+            f"{method}: the heads have other classes or another order: {own} (student), {other} (teacher); "
+            "class_map=dict() takes those of the same name, class_map=dict(car=['car', 'van']) merges some"
+        )
     if reg_keys and not shared:
         raise InputError(f"{method}: the heads share none of {reg_keys}; reg_keys=() leaves response_reg out")
     for key in (heatmap_key, *shared):
@@ -77,12 +88,6 @@ def pair_heads(
                 f"{method}: '{key}' is {shapes[0]} in the student, {shapes[1]} in the teacher; response terms need "
                 "equal tasks, classes and grids. Weights of 0 for them leave the heads out"
             )
-    models = step.student_model, step.teacher_models.get(distiller.teachers[0])
-    classes = [getattr(getattr(model, "bbox_head", None), "class_names", None) for model in models]
-    if None not in classes and classes[0] != classes[1]:
-        raise InputError(
-            f"{method}: the heads have other classes or another order: {classes[0]} (student), {classes[1]} (teacher)"
-        )
     if not same_extent(tap_extent(student), tap_extent(teacher)):
         raise GeometryError(
             f"{method}: the heads cover {tap_extent(student)} m (student), {tap_extent(teacher)} m (teacher)"

@@ -102,6 +102,7 @@ class ForegroundDistill(Distiller):
     default_teacher_taps = {"low": "fuser", "high": "neck[0]", "response": "bbox_head"}
     default_adapters = {"low": "auto", "high": None, "response": None}
     layout_aware = True
+    maps_classes = True
 
     def __init__(
         self,

@@ -160,6 +160,7 @@ class UniDistill(Distiller):
     default_adapters = {"low": "auto", "high": None, "response": None}
     sampled_aliases = frozenset({"low", "high"})
     layout_aware = True
+    maps_classes = True
 
     def __init__(
         self,

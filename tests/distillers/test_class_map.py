@@ -1,0 +1,81 @@
+"""``class_map``: students of some of the teacher's classes, or of merged ones, through the registered methods."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from perceptkd.core.distiller import Step
+from perceptkd.core.errors import InputError
+from perceptkd.registry import DISTILLERS
+
+Make = Callable[..., Any]
+BOXES = [[(10.0, 5.0, 4.6, 2.0, 0.5)], [(0.0, -3.0, 4.6, 2.0, 0.1)]]
+TEACHER = [["car"], ["truck", "van"]]
+STUDENT = [["vehicle"], ["truck"]]
+CLASS_MAP = {"vehicle": ["car", "van"]}
+
+
+def head(heatmaps: list[Tensor], regression: list[Tensor]) -> tuple:
+    """What a centre head returns: per task a list of one dict."""
+    return tuple([{"heatmap": heatmap, "reg": reg}] for heatmap, reg in zip(heatmaps, regression))
+
+
+@pytest.fixture
+def step(make_step: Make) -> Step:
+    """Two samples with a box of class 0 each, and both models' class names."""
+    made = make_step(BOXES)
+    for sample in made.data_samples:
+        sample.gt_instances_3d.labels_3d = torch.zeros(1, dtype=torch.long)
+    made.student_model, teacher = (
+        SimpleNamespace(bbox_head=SimpleNamespace(class_names=n)) for n in (STUDENT, TEACHER)
+    )
+    made.teacher_models = {"teacher": teacher}
+    return made
+
+
+@pytest.fixture
+def taps(make_taps: Make) -> Callable[..., dict]:
+    """taps(response) -> taps with that response and the same features on either side."""
+    features = torch.randn(2, 4, 180, 180)
+    return lambda response: make_taps(features, features, response)
+
+
+@pytest.mark.parametrize("method", ["UniDistill", "ForegroundDistill"])
+def test_a_student_that_says_what_the_merged_teacher_says_has_nothing_to_learn(
+    method: str, taps: Make, step: Step
+) -> None:
+    car, truck, van = torch.randn(3, 2, 1, 180, 180)
+    offsets = torch.randn(2, 2, 2, 180, 180)
+    from_car = (car >= van).expand(2, 2, 180, 180)
+    merged = head([torch.maximum(car, van), truck], [torch.where(from_car, *offsets), offsets[1]])
+    teacher = head([car, torch.cat([truck, van], dim=1)], list(offsets))
+    distiller = DISTILLERS.build({"type": f"perceptkd.{method}", "class_map": CLASS_MAP})
+    terms = distiller.loss(taps(merged), taps(teacher), step)
+    assert abs(terms["response_cls"]) < 1e-6
+    assert abs(terms["response_reg"]) < 1e-6
+    other = head([car, truck], list(offsets))
+    assert distiller.loss(taps(other), taps(teacher), step)["response_cls"] > 1e-3
+
+
+def test_without_a_class_map_the_error_tells_of_it(taps: Make, step: Step) -> None:
+    maps = [torch.randn(2, channels, 180, 180) for channels in (1, 2, 1)]
+    sides = taps(head(maps[::2], maps[1:2] * 2)), taps(head(maps[:2], maps[1:2] * 2))
+    with pytest.raises(InputError, match=r"other classes or another order: .*class_map=dict\(car=\['car', 'van'\]\)"):
+        DISTILLERS.build({"type": "perceptkd.UniDistill"}).loss(*sides, step)
+
+
+def test_a_cached_teacher_cannot_be_mapped(taps: Make, step: Step) -> None:
+    step.teacher_models = {}
+    side = taps(head([torch.randn(2, 1, 180, 180)] * 2, [torch.randn(2, 2, 180, 180)] * 2))
+    with pytest.raises(InputError, match="a cached teacher has no model"):
+        DISTILLERS.build({"type": "perceptkd.UniDistill", "class_map": CLASS_MAP}).loss(side, side, step)
+
+
+@pytest.mark.parametrize("method", ["DistillBEV", "TiGBEV"])
+def test_methods_that_compare_no_classes_refuse_it(method: str) -> None:
+    with pytest.raises(InputError, match="does not compare the classes of two heads: leave class_map out"):
+        DISTILLERS.build({"type": f"perceptkd.{method}", "class_map": CLASS_MAP})
