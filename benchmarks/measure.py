@@ -8,6 +8,7 @@ are not counted.
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -88,6 +89,24 @@ def single_row(name: str, ours: float | None, *, unit: str, target: float | None
         "met": met,
         "note": note,
     }
+
+
+def extra_memory_mib(function: Callable[[], Any]) -> float:
+    """How far a call raises the peak memory of a process that has its inputs, from a fork of this one."""
+    read_end, write_end = os.pipe()
+    if (child := os.fork()) == 0:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        function()
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        os.write(write_end, str(grown).encode())
+        os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end) as pipe:
+        grown = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if status or not grown:
+        raise RuntimeError(f"the process that measures memory failed with status {status}")
+    return round(int(grown) / 1024, 1)
 
 
 def write_results(name: str, rows: Sequence[Row], *, backends: dict[str, Any], **extra: Any) -> Path:

@@ -13,13 +13,11 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import os
-import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from measure import Row, paired_row, single_row, write_results
+from measure import Row, extra_memory_mib, paired_row, single_row, write_results
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES, TP_METRICS
@@ -98,24 +96,6 @@ def largest_difference(ours: tuple[Any, Any], theirs: tuple[Any, Any]) -> float:
             return np.inf
         largest = max(largest, float(np.nanmax(np.abs(mine - other), initial=0.0)))
     return largest
-
-
-def extra_memory_mib(function: Callable[[], Any]) -> float:
-    """How far a call raises the peak memory of a process that has its inputs, from a fork of this one."""
-    read_end, write_end = os.pipe()
-    if (child := os.fork()) == 0:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        function()
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        os.write(write_end, str(grown).encode())
-        os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end) as pipe:
-        grown = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if status or not grown:
-        raise RuntimeError(f"the process that measures memory failed with status {status}")
-    return round(int(grown) / 1024, 1)
 
 
 def measure(frames: int, pairs: int) -> list[Row]:
