@@ -25,12 +25,14 @@ REQUIRES = [
     "torch>=2.4",
     "tqdm",
 ]
+LAS = ["laspy", "lazrs"]  # LAS and LAZ point clouds
 SEGMENTATION = ["ftfy", "onedl-mmsegmentation==1.3.0", "regex"]  # it imports the two without asking for them
 EXTRAS = {
     "seg": SEGMENTATION,
     "ovd": ["transformers", "open_clip_torch"],
     "deploy": ["onnx", "onnxruntime", "onnxscript"],
     "eval": ["hotcoco"],
+    "las": LAS,
     "cu126": ["spconv-cu126==2.3.8"],
     "tracking": ["tensorboard", "wandb"],
     "dev": [
@@ -43,6 +45,7 @@ EXTRAS = {
         "spconv==2.3.8",
         "tensorboard",
         "triton>=3.4; sys_platform == 'linux'",
+        *LAS,
         *SEGMENTATION,
     ],
 }

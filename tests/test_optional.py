@@ -35,6 +35,22 @@ def test_contract_15_a_broken_installation_is_not_called_missing(
     assert "half_installed" not in sys.modules
 
 
+def test_contract_15_a_library_of_the_system_that_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cause = "libusb-1.0.so.0: cannot open shared object file"
+    (tmp_path / "needs_usb.py").write_text(f"raise ImportError({cause!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingDependencyError) as caught:
+        require("needs_usb", libraries="libusb-1.0 (apt-get install libusb-1.0-0)")
+    assert (
+        str(caught.value) == f"needs_usb cannot be loaded ({cause}): it needs libusb-1.0 (apt-get install libusb-1.0-0)"
+    )
+    with pytest.raises(ImportError, match="libusb") as caught:
+        require("needs_usb")
+    assert not isinstance(caught.value, MissingDependencyError)
+
+
 @pytest.mark.parametrize(
     ("backend", "package"), [("TensorboardVisBackend", "tensorboard"), ("WandbVisBackend", "wandb")]
 )

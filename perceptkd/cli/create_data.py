@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from perceptkd.cli.arguments import HelpFormatter, UserError, build_parser, run_command
+from perceptkd.cli.create_custom import add_custom_arguments, create_custom
 
 FORMATS = ("nuscenes",)
 DEFAULT_SPLITS = {"train": 16, "tune": 6, "report": 6}
@@ -46,6 +47,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         examples="""
         python tools/create_data.py simworld --out data/simworld
         python tools/create_data.py nuscenes --root data/nuscenes --version v1.0-trainval
+        python tools/create_data.py custom --points clouds --boxes boxes.csv --out data/custom
         """,
     )
     kinds = parser.add_subparsers(dest="kind", required=True)
@@ -60,6 +62,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="folder of the tables in ROOT",
     )
     real.add_argument("--max-sweeps", type=int, default=10, help="earlier LiDAR sweeps listed per key frame")
+    own = kinds.add_parser("custom", help="write clouds and boxes of your own", formatter_class=HelpFormatter)
+    add_custom_arguments(own)
     return parser.parse_args(arguments)
 
 
@@ -154,8 +158,8 @@ def create_nuscenes(arguments: argparse.Namespace) -> list[Path]:
 
 def command(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
-    create = create_simworld if arguments.kind == "simworld" else create_nuscenes
-    for path in create(arguments):
+    create = {"simworld": create_simworld, "nuscenes": create_nuscenes, "custom": create_custom}
+    for path in create[arguments.kind](arguments):
         print(path)
 
 

@@ -107,12 +107,18 @@ class LoadPoints(BaseTransform):
 
     Args:
         sweeps: How many earlier sweeps to add, newest first; a scene's first frames have fewer.
+        with_age: Whether points have the fifth column; models of single sweeps often have none.
         remove_close_m: Points of earlier sweeps within this distance of the sensor, in x and in y, are the vehicle
             itself and are dropped.
     """
 
-    def __init__(self, *, sweeps: int = 0, remove_close_m: float = 1.0) -> None:
+    def __init__(self, *, sweeps: int = 0, remove_close_m: float = 1.0, with_age: bool = True) -> None:
+        if sweeps and not with_age:
+            raise InputError(
+                f"LoadPoints: a model needs the age of points to tell {sweeps} sweeps apart: with_age=True"
+            )
         self.sweeps = sweeps
+        self.with_age = with_age
         self.remove_close_m = remove_close_m
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +134,8 @@ class LoadPoints(BaseTransform):
                     "set sweeps=0 or remake the info file"
                 )
             clouds += [self._load_sweep(sweep, results) for sweep in results["lidar_sweeps"][: self.sweeps]]
-        results["points"] = LiDARPoints(torch.from_numpy(np.concatenate(clouds)), points_dim=5)
+        loaded = np.concatenate(clouds)[:, : 5 if self.with_age else 4]
+        results["points"] = LiDARPoints(torch.from_numpy(loaded), points_dim=loaded.shape[1])
         return results
 
     def _load_sweep(self, sweep: Mapping[str, Any], results: Mapping[str, Any]) -> np.ndarray:
@@ -144,7 +151,8 @@ class LoadPoints(BaseTransform):
         return np.concatenate([moved, points[:, 3:], age], axis=1).astype(np.float32)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(sweeps={self.sweeps}, remove_close_m={self.remove_close_m})"
+        options = f"sweeps={self.sweeps}, remove_close_m={self.remove_close_m}, with_age={self.with_age}"
+        return f"{type(self).__name__}({options})"
 
 
 @TRANSFORMS.register_module()

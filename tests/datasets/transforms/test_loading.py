@@ -38,6 +38,14 @@ def test_points_of_the_key_frame(frame):
     assert (points[:, 4] == 0).all()
 
 
+def test_points_without_an_age(frame):
+    assert np.array_equal(
+        LoadPoints(with_age=False)(frame)["points"].tensor, LoadPoints()(frame)["points"].tensor[:, :4]
+    )
+    with pytest.raises(InputError, match="to tell 2 sweeps apart: with_age=True"):
+        LoadPoints(sweeps=2, with_age=False)
+
+
 def test_sweeps_add_older_points_in_the_key_frame_s_lidar_frame(frame):
     single = len(LoadPoints()(frame)["points"])
     points = LoadPoints(sweeps=2)(frame)["points"].tensor.numpy()
