@@ -1,4 +1,4 @@
-# Clouds and boxes of your own, as `python tools/create_data.py custom --out data/custom` writes them (docs/own_data.md).
+# Clouds and boxes of your own, as `tools/create_data.py custom --out data/custom` writes them (docs/own_data.md).
 # What a config over this one sets: data_root and the classes of the datasets and the model, and the range.
 data_root = "data/custom"
 scene_range = [-28.8, -28.8, -5.0, 28.8, 28.8, 3.0]
