@@ -201,15 +201,18 @@ def _check_voxels(cells: Any, points: Sequence[Any], *, of_last: str = "") -> No
 
 
 @contextmanager
-def leave_channels_of_minkunet_alone(minkunet_backbone: ModuleType) -> Iterator[None]:
-    """Without it: the second MinkUNet of the same config, or of default channels, ends in ``AssertionError``.
+def mend_minkunet(minkunet_backbone: ModuleType) -> Iterator[None]:
+    """Without it: the second MinkUNet of one config, or of default channels, ends in ``AssertionError``, and a cloud of
+    less than 16 voxels along an axis in ``ValueError``.
 
-    Its constructor inserts a level into the lists it is given, and into its own defaults.
+    Its constructor inserts a level into the lists it is given, and into its own defaults. Its grid ends at the last
+    voxel of the batch, so that halving it loses the last voxels of odd grids, and a flat one altogether; with
+    TorchSparse, of which the published weights are, there is no border. Here the border is a multiple of 2^5 cells.
     """
     from functools import wraps
 
     yield
-    backbone = minkunet_backbone.MinkUNetBackbone
+    backbone, sparse_tensor = minkunet_backbone.MinkUNetBackbone, minkunet_backbone.SparseConvTensor
     build = backbone.__init__
 
     @wraps(build)
@@ -218,7 +221,11 @@ def leave_channels_of_minkunet_alone(minkunet_backbone: ModuleType) -> Iterator[
         bound.apply_defaults()
         build(**{name: list(value) if isinstance(value, list) else value for name, value in bound.arguments.items()})
 
+    def with_far_border(features: Any, cells: Any, shape: Any, batch_size: int) -> Any:
+        return sparse_tensor(features, cells, shape + -shape % 32, batch_size)
+
     backbone.__init__ = build_from_copies
+    minkunet_backbone.SparseConvTensor = with_far_border
 
 
 PATCHES: dict[str, Patch] = {
@@ -227,7 +234,7 @@ PATCHES: dict[str, Patch] = {
     "mmdet3d.models.layers.spconv": register_sparse_convolution,
     "mmdet3d.datasets.transforms.dbsampler": restore_numpy_long,
     "mmdet3d.models.detectors": count_samples_by_their_clouds,
-    "mmdet3d.models.backbones.minkunet_backbone": leave_channels_of_minkunet_alone,
+    "mmdet3d.models.backbones.minkunet_backbone": mend_minkunet,
     "mmdet3d.models.data_preprocessors.data_preprocessor": voxelize_for_minkunet_on_any_device,
 }
 

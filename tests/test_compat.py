@@ -177,3 +177,19 @@ def test_minkunet_leaves_its_channels_alone() -> None:
         first, second = (module.MinkUNetBackbone(sparseconv_backend="spconv", **options) for _ in range(2))
         assert [*map(str, first.state_dict())] == [*map(str, second.state_dict())]
     assert channels["encoder_channels"] == [8, 8]
+
+
+def test_minkunet_has_no_border() -> None:
+    """A flat cloud of odd extent gives the same alone and beside a larger one, whose grid is larger."""
+    import mmdet3d.models.backbones.minkunet_backbone as module
+    import torch
+
+    model = module.MinkUNetBackbone(sparseconv_backend="spconv").eval()
+    small = torch.cartesian_prod(torch.arange(1), torch.arange(7), torch.arange(5), torch.arange(3)).int()
+    large = small + torch.tensor([1, 40, 30, 20], dtype=torch.int)
+    features = torch.randn(len(small), 4)
+    with torch.no_grad():
+        alone = model(features, small)
+        together = model(features.repeat(2, 1), torch.cat((small, large)))
+    assert alone.abs().amin(dim=0).amax() > 0
+    torch.testing.assert_close(together[: len(small)], alone)
