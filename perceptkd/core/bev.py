@@ -120,6 +120,48 @@ def cells_in_boxes(boxes: Tensor, *, shape: tuple[int, int], extent: Extent, enl
 
 
 @torch.no_grad()
+def points_in_boxes_bev(
+    points: Tensor, sample: Tensor, boxes: Tensor, sample_index: Tensor, *, min_size_m: float = 0.0
+) -> Tensor:
+    """Which points lie in any annotated box of their sample, seen from above.
+
+    Args:
+        points: [M, 2] in metres.
+        sample: Which sample each point belongs to [M].
+        boxes: BEV boxes [N, 5].
+        sample_index: Which sample each box belongs to [N].
+        min_size_m: Boxes count as this long and wide at least.
+
+    Returns:
+        bool [M].
+    """
+    inside = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    half = boxes[:, 2:4].clamp(min=min_size_m) / 2
+    for number in sample_index.unique():
+        rows, mine = (sample == number).nonzero()[:, 0], sample_index == number
+        offset = in_box_frame(points[rows] - boxes[mine, None, :2], boxes[mine])
+        inside[rows] = (offset.abs() <= half[mine, None]).all(dim=-1).any(dim=0)
+    return inside
+
+
+@torch.no_grad()
+def centre_cells(boxes: Tensor, *, shape: tuple[int, int], extent: Extent) -> tuple[Tensor, Tensor, Tensor]:
+    """The cell that the centre of each box lies in.
+
+    Args:
+        boxes: BEV boxes [N, 5].
+        shape: Of the map: (H, W).
+        extent: Outer edges of the map ``(x0, y0, x1, y1)`` in metres.
+
+    Returns:
+        Row and column [N], which may be off the map, and whether they are on it, bool [N].
+    """
+    low, cell_m = map_grid(boxes.double(), shape=shape, extent=extent)
+    column, row = ((boxes[:, :2].double() - low) / cell_m).floor().long().unbind(1)
+    return row, column, (row >= 0) & (column >= 0) & (row < shape[0]) & (column < shape[1])
+
+
+@torch.no_grad()
 def gaussian_mask(
     boxes: Tensor,
     sample_index: Tensor,

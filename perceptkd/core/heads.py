@@ -5,8 +5,9 @@ Shapes: B samples, C channels, H rows (y), W columns (x).
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from perceptkd.core.bev import tap_extent
@@ -45,8 +46,69 @@ def head_maps(tap: Tap) -> dict[str, list[Tensor]]:
     return dict(maps)
 
 
+def foreground_score(head: Tap) -> Tensor:
+    """The largest class probability of a dense head in every cell [B, 1, H, W].
+
+    Args:
+        head: Tap of a centre head (its heatmaps), or of an anchor head, which returns (class scores, boxes, directions)
+            with a list of maps each, of which the first level counts.
+    """
+    output = canonical_bev(head)
+    if is_anchor_output(output):
+        scores = output[0][0]
+    else:
+        scores = torch.cat(head_maps(head)["heatmap"], dim=1)
+    return scores.amax(dim=1, keepdim=True).sigmoid()
+
+
+def tapped_module(step: Step, tap: Tap) -> Any:
+    """The module of the student that is tapped, None where there is no such student."""
+    return dict(step.student_model.named_modules()).get(tap.spec.path) if step.student_model is not None else None
+
+
+def is_anchor_output(output: Any) -> bool:
+    """Whether this is what mmdet3d's anchor heads return: lists of maps, and not of dicts."""
+    while isinstance(output, list | tuple) and output:
+        output = output[0]
+    return isinstance(output, Tensor)
+
+
+def box_channels(
+    step: Step, head: Any, classes: int, *, channel_labels: Sequence[int] | None, method: str, device: torch.device
+) -> Tensor:
+    """The class channel of each annotated box of the batch [N], -1 for a class that the heads do not know.
+
+    Args:
+        step: Its annotated boxes.
+        head: Of the student. A BEVCenterHead says the data set's labels of its channels; else channel k has label k,
+            as in mmdet3d.
+        classes: Class channels, those of all tasks.
+        channel_labels: The data set's label of every class channel, in place of what the head says.
+        method: Who asks, for the message.
+        device: Where to.
+    """
+    known = channel_labels
+    if known is None:
+        known = getattr(head, "task_label_to_dataset", torch.arange(classes)).tolist()
+    if len(known) != classes:
+        raise InputError(
+            f"{method}: {len(known)} channel_labels for heads with {classes} class channels: give the data set's "
+            "label of each channel"
+        )
+    channels = torch.full((max(known) + 2,), -1, device=device)  # the last is that of the label -1
+    channels[torch.tensor(known, device=device)] = torch.arange(classes, device=device)
+    return channels[torch.cat([sample.gt_instances_3d.labels_3d.to(device) for sample in step.data_samples])]
+
+
 def pair_heads(
-    student: Tap, teacher: Tap, step: Step, *, distiller: Distiller, heatmap_key: str, reg_keys: Sequence[str]
+    student: Tap,
+    teacher: Tap,
+    step: Step,
+    *,
+    distiller: Distiller,
+    heatmap_key: str,
+    reg_keys: Sequence[str],
+    same_grid: bool = True,
 ) -> HeadPair:
     """Takes the outputs of both heads, and checks that cell by cell and channel by channel they mean the same.
 
@@ -59,6 +121,8 @@ def pair_heads(
             :func:`select_classes`).
         heatmap_key: Name of the class logits.
         reg_keys: Names of the regression outputs to compare, of which those count that both have.
+        same_grid: Whether the heatmaps must have equal sizes. Regression outputs must in any case: they are offsets
+            within a cell.
 
     Raises:
         InputError: An output is missing, or tasks, classes, channels or grids differ.
@@ -82,7 +146,8 @@ def pair_heads(
     if reg_keys and not shared:
         raise InputError(f"{method}: the heads share none of {reg_keys}; reg_keys=() leaves response_reg out")
     for key in (heatmap_key, *shared):
-        shapes = [[tuple(task.shape) for task in head[key]] for head in pair]
+        sizes = 4 if same_grid or key != heatmap_key else 2
+        shapes = [[tuple(task.shape[:sizes]) for task in head[key]] for head in pair]
         if shapes[0] != shapes[1]:
             raise InputError(
                 f"{method}: '{key}' is {shapes[0]} in the student, {shapes[1]} in the teacher; response terms need "

@@ -54,6 +54,24 @@ def keep_common(student: Any, teacher: Any) -> tuple[Any, Any]:
     return first, second
 
 
+def count_points(points: Tensor, voxels: Tensor) -> Tensor:
+    """How many points each voxel has.
+
+    Args:
+        points: The voxel of every point [P, D] (sample first), negative for a point that is in none.
+        voxels: Different coordinates [M, D].
+
+    Returns:
+        Integers [M].
+
+    >>> count_points(torch.tensor([[0, 1], [0, 2], [0, 1], [0, -1]]), torch.tensor([[0, 1], [1, 1]])).tolist()
+    [2, 0]
+    """
+    occupied, counts = points[(points >= 0).all(dim=1)].unique(dim=0, return_counts=True)
+    rows, found = match_sparse(voxels, occupied)
+    return counts.new_zeros(len(voxels)).index_copy(0, rows, counts[found])
+
+
 def coordinate_keys(coordinates: Tensor, limits: Tensor) -> Tensor:
     """One integer per row of non-negative coordinates [N, D] below ``limits`` [D], different for different rows."""
     if coordinates.min() < 0:

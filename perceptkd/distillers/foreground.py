@@ -26,7 +26,7 @@ from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import canonical_bev, canonical_pair, check_equal_shapes
-from perceptkd.core.heads import pair_heads
+from perceptkd.core.heads import box_channels, pair_heads
 from perceptkd.core.tap import Extent, Tap, Taps
 from perceptkd.distillers.unidistill import key_points, relation_loss
 from perceptkd.registry import DISTILLERS
@@ -168,7 +168,9 @@ class ForegroundDistill(Distiller):
         )
         own, other = (torch.cat(head[self.heatmap_key], dim=1) for head in heads)
         batch_size, classes, height, width = own.shape
-        channel = self._channels(step, classes).to(own.device)[_labels(step, own.device)]
+        head = getattr(step.student_model, "bbox_head", None)
+        known: dict[str, Any] = {"channel_labels": self.channel_labels, "method": "ForegroundDistill"}
+        channel = box_channels(step, head, classes, **known, device=own.device)
         mask = gaussian_mask(
             boxes[channel >= 0],
             (sample_index * classes + channel)[channel >= 0],
@@ -185,23 +187,3 @@ class ForegroundDistill(Distiller):
             difference = (mine - theirs.detach()).abs().mean(dim=1)
             terms["response_reg"] = (weight.amax(dim=1) * difference).sum() / total
         return terms
-
-    def _channels(self, step: Step, classes: int) -> Tensor:
-        """Class channel of every label of the data set, -1 for one that the heads do not know; the last is -1."""
-        head = getattr(step.student_model, "bbox_head", None)
-        labels = self.channel_labels
-        if labels is None:
-            labels = getattr(head, "task_label_to_dataset", torch.arange(classes)).tolist()
-        if len(labels) != classes:
-            raise InputError(
-                f"ForegroundDistill: {len(labels)} channel_labels for heads with {classes} class channels: give the "
-                "data set's label of each channel"
-            )
-        channels = torch.full((max(labels) + 2,), -1)
-        channels[torch.tensor(labels)] = torch.arange(classes)
-        return channels
-
-
-def _labels(step: Step, device: torch.device) -> Tensor:
-    """Labels of the annotated boxes of the batch [N]."""
-    return torch.cat([sample.gt_instances_3d.labels_3d.to(device) for sample in step.data_samples])

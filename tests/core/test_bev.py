@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceptkd.core.bev import gaussian_mask, sample_points
+from perceptkd.core.bev import centre_cells, gaussian_mask, points_in_boxes_bev, sample_points
 from perceptkd.distillers.unidistill import key_points
 
 EXTENT = (-54.0, -54.0, 54.0, 54.0)
@@ -122,3 +122,41 @@ class TestMask:
 
     def test_carries_no_gradient(self) -> None:
         assert not mask_of(box(10, 5).requires_grad_()).requires_grad
+
+
+class TestPointsInBoxes:
+    """A box of 4 x 2 m around (10, 5), turned by 30 degrees."""
+
+    @pytest.mark.parametrize(
+        ("along", "across", "inside"), [(1.9, 0.9, True), (-1.9, -0.9, True), (2.1, 0.0, False), (0.0, 1.1, False)]
+    )
+    def test_in_the_frame_of_the_box(self, along: float, across: float, inside: bool) -> None:
+        cos, sin = math.cos(math.pi / 6), math.sin(math.pi / 6)
+        point = torch.tensor([[10 + cos * along - sin * across, 5 + sin * along + cos * across]])
+        assert points_in_boxes_bev(point, first(point), BOX, first(BOX)).tolist() == [inside]
+
+    def test_boxes_of_another_sample_do_not_count(self) -> None:
+        points, sample = torch.tensor([[10.0, 5.0]] * 3), torch.tensor([0, 1, 2])
+        found = points_in_boxes_bev(points, sample, BOX.expand(2, 5), torch.tensor([0, 2]))
+        assert found.tolist() == [True, False, True]
+
+    def test_a_smallest_size(self) -> None:
+        points = torch.tensor([[10.5, 5.0], [11.2, 5.0]])
+        small = torch.tensor([[10.0, 5.0, 0.1, 0.1, 0.0]])
+        assert points_in_boxes_bev(points, first(points), small, first(small)).tolist() == [False, False]
+        found = points_in_boxes_bev(points, first(points), small, first(small), min_size_m=2.0)
+        assert found.tolist() == [True, False]
+
+    def test_nothing(self) -> None:
+        nothing = torch.zeros(0, 5)
+        assert not points_in_boxes_bev(torch.zeros(3, 2), torch.zeros(3), nothing, first(nothing)).any()
+        assert points_in_boxes_bev(torch.zeros(0, 2), torch.zeros(0), BOX, first(BOX)).shape == (0,)
+
+
+def test_cells_of_centres() -> None:
+    """4 x 8 cells of 2 m and 1 m from (-4, -4): the high edge is off the map."""
+    boxes = torch.zeros(4, 5)
+    boxes[:, :2] = torch.tensor([[-4.0, -4.0], [-0.5, 3.9], [4.0, 0.0], [0.0, -4.1]])
+    row, column, inside = centre_cells(boxes, shape=(4, 8), extent=(-4, -4, 4, 4))
+    assert inside.tolist() == [True, True, False, False]
+    assert (row[:2].tolist(), column[:2].tolist()) == ([0, 3], [0, 3])

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceptkd.core.sparse_match import match_sparse
+from perceptkd.core.sparse_match import count_points, match_sparse
 
 Voxel = tuple[int, int, int, int]
 voxels = st.lists(st.tuples(st.integers(0, 1), *[st.integers(0, 3)] * 3), max_size=40, unique=True)
@@ -33,6 +33,13 @@ def test_contract_07_sparse_features_are_paired_whatever_the_row_order() -> None
     assert len(mine) == len(coordinates)
     assert torch.equal(student.features[mine], teacher.features[theirs])
     assert not torch.equal(student.features, teacher.features)  # by row it would have been wrong
+
+
+@settings(max_examples=100, deadline=None)
+@given(points=st.lists(st.tuples(st.integers(-1, 1), *[st.integers(0, 3)] * 3), max_size=60), kept=voxels)
+def test_points_per_voxel(points: list[Voxel], kept: list[Voxel]) -> None:
+    every, some = (torch.tensor(rows, dtype=torch.int32).reshape(-1, 4) for rows in (points, kept))
+    assert count_points(every, some).tolist() == [points.count(voxel) for voxel in kept]
 
 
 def test_contract_07_grids_of_other_strides_have_no_common_voxels() -> None:
