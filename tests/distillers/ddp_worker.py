@@ -30,7 +30,9 @@ IMAGE = (64, 128)
 #: Boxes of the samples. There are many, since methods add an eps of up to 1e-4 to their counts.
 CASES = {"unequal": (11, 30, 9), "one rank without boxes": (0, 30, 9)}
 OPTIONS = {
-    "LabelDistill": {"student_channels": (5, 6), "teacher_channels": (5, 6), "num_classes": 3, "hidden_channels": 8}
+    "ItKD": {"student_channels": 6, "teacher_channels": 6, "task_classes": [1, 2]},
+    "LabelDistill": {"student_channels": (5, 6), "teacher_channels": (5, 6), "num_classes": 3, "hidden_channels": 8},
+    "PointDistiller": {"on": "maps", "student_channels": 6, "teacher_channels": 6, "num_samples": 20, "k": 5},
 }
 
 
@@ -66,7 +68,7 @@ def values_by_alias(bev_map: Tensor) -> dict[str, Any]:
     names = {"reg": (3, 5), "height": (5, 6), "dim": (3, 6), "rot": (2, 4), "vel": (4, 6)}
     regression = {name: bev_map[:, first:last] for name, (first, last) in names.items()}
     heatmaps = (bev_map[:, :1] - 3, bev_map[:, 1:3] - 3)
-    same = dict.fromkeys(("low", "high", "bev", "neck", "keypoint", "channel", "shallow"), bev_map)
+    same = dict.fromkeys(("low", "high", "bev", "neck", "keypoint", "channel", "shallow", "feature"), bev_map)
     response = tuple([{"heatmap": heatmap, **regression}] for heatmap in heatmaps)
     return {**same, "deep": half, "fine": bev_map[:, :5], "coarse": half, "response": response}
 
@@ -78,7 +80,9 @@ def as_taps(values: dict[str, Any], wanted: Sequence[str]) -> dict[str, Tap]:
 def run(method: type[Distiller], scene: Scene, chosen: list[int]) -> dict[str, tuple[Tensor, Tensor]]:
     """Term -> its value and its gradient [P] in a weight per channel of the student and in the method's own parts."""
     torch.manual_seed(1)
-    distiller = method(**OPTIONS.get(method.__name__, {})).eval()  # batch norm is not synchronised
+    distiller = method(**OPTIONS.get(method.__name__, {}))
+    distiller.build_adapters()
+    distiller.eval()  # batch norm is not synchronised
     scale = torch.ones(6, 1, 1, requires_grad=True)
     depth_scale = torch.ones(scene.depth.shape[2], 1, 1, requires_grad=True)
     student = values_by_alias(scene.student[chosen] * scale)
@@ -86,7 +90,7 @@ def run(method: type[Distiller], scene: Scene, chosen: list[int]) -> dict[str, t
     teacher = values_by_alias(scene.teacher[chosen])
     taps = as_taps(student, distiller.student_taps), as_taps(teacher, distiller.teacher_taps["teacher"])
     terms = distiller.loss(*taps, scene.step(chosen))
-    trained = [scale, depth_scale, *distiller.parameters()]
+    trained = [scale, depth_scale, *(weight for weight in distiller.parameters() if weight.requires_grad)]
     found = {}
     for term, value in terms.items():
         gradients = torch.autograd.grad(value, trained, retain_graph=True, allow_unused=True, materialize_grads=True)
