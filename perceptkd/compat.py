@@ -170,7 +170,7 @@ def count_samples_by_their_clouds(detectors: ModuleType) -> Iterator[None]:
     def checked(extract: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(extract)
         def extract_checked(self: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            voxels = inputs.get("voxels", inputs)  # extract_pts_feat gets the voxels themselves
+            voxels = inputs if "coors" in inputs else inputs["voxels"]  # extract_pts_feat gets the voxels themselves
             _check_voxels(voxels["coors"], inputs.get("points", kwargs.get("points")), of_last=type(self).__name__)
             return extract(self, inputs, *args, **kwargs)
 

@@ -29,6 +29,7 @@ DISTILLERS = {
     "lidar2camera_frame": ((100.0, 40.0, 10.0), {}),
     "lidar2camera_released": ((100.0, 40.0, 10.0), RELEASED),
     "lidar2camera_sim": ((10.0, 4.0, 1.0), {}),
+    "lidar2camera_sim_long": ((10.0, 4.0, 1.0), {}),
     "lidar2camera_demo": ((10.0, 4.0, 1.0), {}),
     "fusion2camera_full": ((10.0, 5.0, 10.0), {"clamp": 1e-3}),
     "fusion2camera_released": ((10.0, 5.0, 10.0), {**RELEASED, "clamp": 1e-3}),
