@@ -13,6 +13,7 @@ COMMANDS = {
     "compare": "teacher, control and distilled student side by side",
     "create-data": "write the simulated world, or the info files of nuScenes",
     "check-teacher": "check a teacher's weights and its metric",
+    "browse-dataset": "draw samples of a data set as a pipeline gives them",
     "export-student": "write the student of any checkpoint as a plain model",
     "list-taps": "print where a model can be tapped",
     "cache-teacher": "store the outputs of a teacher for a training",

@@ -19,7 +19,12 @@ from perceptkd.visualization.figure import TRUTH_COLOUR, class_colour, new_figur
 RANGE_M = 50.0
 MISSED_COLOUR = "#000000"
 POINT_COLOUR = "#9aa5b1"
+LABEL_COLOURS = "tab20"
 EGO_SIZE_M = (1.9, 4.6)
+SIDES = {
+    "y": ("x, right of the vehicle [m]", "y, ahead of the vehicle [m]"),
+    "x": ("x, ahead of the vehicle [m]", "y, left of the vehicle [m]"),
+}
 PANEL_IN = 6.0
 
 
@@ -32,9 +37,11 @@ def draw_bev(
     range_m: float = RANGE_M,
     score_threshold: float = 0.3,
     match_distance_m: float = 2.0,
+    point_labels: Any = None,
+    forward: str = "y",
     title: str = "",
 ) -> Path:
-    """Draws one panel per set of boxes, seen from above, x to the right and y (forward) up.
+    """Draws one panel per set of boxes, seen from above, x to the right and y up.
 
     With the truth given under the name 'truth', the other panels show it as outlines: green where a prediction of the
     same class lies within ``match_distance_m``, dashed black where none does. Predictions are filled in the colour of
@@ -48,6 +55,8 @@ def draw_bev(
         range_m: Half of the edge of the drawn square; what lies outside is neither drawn nor counted.
         score_threshold: Predictions with a lower score are left out.
         match_distance_m: See above.
+        point_labels: Class of every point [N], which colours it; None for grey points.
+        forward: The axis that points ahead of the vehicle: 'y' in nuScenes, 'x' in KITTI and most others.
         title: Of the picture.
 
     Returns:
@@ -64,7 +73,7 @@ def draw_bev(
         panel.set_visible(False)
     visible = {name: value.select(_inside(value, range_m)) for name, value in drawn.items()}
     for panel, (name, value) in zip(panels, visible.items()):
-        _draw_ground(panel, points, range_m)
+        _draw_ground(panel, points, range_m, point_labels=point_labels, forward=forward)
         if name == TRUTH or TRUTH not in visible:
             _draw_boxes(panel, value)
             panel.set_title(f"{name}: {len(value)} objects")
@@ -86,6 +95,15 @@ def range_of(model: Mapping[str, Any]) -> float:
     return max(edges, default=RANGE_M)
 
 
+def forward_axis(metainfo: Mapping[str, Any]) -> str:
+    """The axis of a data set's LiDAR frame that points ahead: 'y' in nuScenes, else 'x' as mmdet3d has it.
+
+    >>> forward_axis({"dataset": "nuscenes"}), forward_axis({"dataset": "kitti"})
+    ('y', 'x')
+    """
+    return "y" if metainfo.get("dataset") == "nuscenes" else "x"
+
+
 def _areas(config: Any) -> Iterator[Sequence[float]]:
     """Every ``point_cloud_range`` inside of a config."""
     if isinstance(config, Mapping):
@@ -99,11 +117,14 @@ def _inside(boxes: DrawnBoxes, range_m: float) -> np.ndarray:
     return (np.abs(boxes.centres[:, :2]) <= range_m).all(axis=1)
 
 
-def _draw_ground(panel: Axes, points: Any, range_m: float) -> None:
+def _draw_ground(panel: Axes, points: Any, range_m: float, *, point_labels: Any, forward: str) -> None:
     """Points, rings every 10 m or 20 m, and the vehicle that carries the sensors."""
     if points is not None:
         xyz = np.asarray(points.detach().cpu() if hasattr(points, "detach") else points)
-        panel.scatter(xyz[:, 0], xyz[:, 1], s=0.6, c=POINT_COLOUR, linewidths=0, rasterized=True)
+        colours: dict[str, Any] = {"c": POINT_COLOUR}
+        if point_labels is not None:
+            colours = {"c": np.asarray(point_labels) % 20, "cmap": LABEL_COLOURS, "vmin": 0, "vmax": 19}
+        panel.scatter(xyz[:, 0], xyz[:, 1], s=0.6, linewidths=0, rasterized=True, **colours)
     step = 10 if range_m <= 30 else 20
     for radius in range(step, int(range_m * math.sqrt(2)), step):
         panel.add_patch(Circle((0, 0), radius, fill=False, edgecolor="#d0d4da", linewidth=0.7, zorder=1))
@@ -113,9 +134,12 @@ def _draw_ground(panel: Axes, points: Any, range_m: float) -> None:
             panel.text(0, -radius, f"{radius} m", bbox=ground, **style)
     width, length = EGO_SIZE_M
     nose = [(-width / 2, -length / 2), (-width / 2, length / 4), (0, length / 2), (width / 2, length / 4)]
-    panel.add_patch(Polygon([*nose, (width / 2, -length / 2)], closed=True, color="#222222", zorder=6))
+    outline = np.array([*nose, (width / 2, -length / 2)])
+    if forward == "x":
+        outline = np.stack([outline[:, 1], -outline[:, 0]], axis=1)
+    panel.add_patch(Polygon(outline, closed=True, color="#222222", zorder=6))
     panel.set(xlim=(-range_m, range_m), ylim=(-range_m, range_m), aspect="equal")
-    panel.set(xlabel="x, right of the vehicle [m]", ylabel="y, ahead of the vehicle [m]")
+    panel.set(xlabel=SIDES[forward][0], ylabel=SIDES[forward][1])
 
 
 def _draw_boxes(panel: Axes, boxes: DrawnBoxes) -> None:

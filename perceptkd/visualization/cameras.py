@@ -68,7 +68,7 @@ def draw_cameras(
         tile = cv2.cvtColor(np.ascontiguousarray(images[camera]), cv2.COLOR_RGB2BGR)
         for name in sorted(drawn, key=lambda name: name != TRUTH):
             overlay_boxes(tile, drawn[name], calibration[camera], colour=colours[name], class_names=class_names)
-        _tag(tile, camera.replace("_", " "), (0, 0), "#222222", scale=0.5 * _zoom(tile.shape[1]))
+        tag(tile, camera.replace("_", " "), (0, 0), "#222222", scale=0.5 * _zoom(tile.shape[1]))
         tiles.append(cv2.copyMakeBorder(tile, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
     rows = [np.concatenate(_filled(tiles[i : i + columns], columns), axis=1) for i in range(0, len(tiles), columns)]
     width = rows[0].shape[1]
@@ -127,7 +127,7 @@ def overlay_boxes(
             text = class_names[int(boxes.labels[index])]
             text += "" if boxes.scores is None else f" {boxes.scores[index]:.2f}"
             left, top = seen.min(axis=0)
-            _tag(image, text, (int(left), int(top)), colour, scale=0.36 * zoom)
+            tag(image, text, (int(left), int(top)), colour, scale=0.36 * zoom)
     return len(visible)
 
 
@@ -170,7 +170,7 @@ def _zoom(width: int) -> float:
     return max(1.0, width / 800)
 
 
-def _tag(image: np.ndarray, text: str, corner: tuple[int, int], colour: str, *, scale: float) -> None:
+def tag(image: np.ndarray, text: str, corner: tuple[int, int], colour: str, *, scale: float) -> None:
     """Writes white text on a coloured ground, standing on ``corner`` and kept inside of the image."""
     (width, height), _ = cv2.getTextSize(text, FONT, scale, 1)
     left = min(corner[0], image.shape[1] - width - 3)

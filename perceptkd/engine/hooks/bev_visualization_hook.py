@@ -53,7 +53,7 @@ class BEVVisualizationHook(Hook):
 
     def _draw(self, runner: Runner, sample: Any) -> None:
         from perceptkd.visualization import draw_bev, draw_cameras
-        from perceptkd.visualization.bev import range_of
+        from perceptkd.visualization.bev import forward_axis, range_of
         from perceptkd.visualization.boxes import TRUTH
         from perceptkd.visualization.frames import read_cameras, read_points, truth_of
 
@@ -64,7 +64,12 @@ class BEVVisualizationHook(Hook):
         boxes["predicted"] = sample.pred_instances_3d
         path = self._folder(runner) / f"{sample.sample_idx:06d}"
         options = {"class_names": dataset.metainfo["classes"], "score_threshold": self.score_thr}
-        bev_options = {"title": f"sample {sample.token}", "range_m": range_of(runner.cfg.get("model", {})), **options}
+        bev_options = {
+            "title": f"sample {sample.token}",
+            "range_m": range_of(runner.cfg.get("model", {})),
+            "forward": forward_axis(dataset.metainfo),
+            **options,
+        }
         draw_bev(f"{path}_bev.png", read_points(info), boxes, **bev_options)
         if images:
             draw_cameras(f"{path}_cameras.png", images, boxes, calibration, **options)
