@@ -153,3 +153,28 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("simworld") / "nuscenes"
     write_nuscenes_world(plan_mini(2, num_keyframes=3, sweeps=1, image_size=(200, 112)), root)
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_kitti(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A KITTI data root with one scene each for train, val and test; 2 frames per scene, images of 414x125."""
+    from perceptkd.datasets.simworld.writers.kitti import write_kitti_world
+    from perceptkd.datasets.simworld.writers.plan import plan_kitti
+
+    root = tmp_path_factory.mktemp("simworld") / "kitti"
+    splits = {"train": 1, "tune": 1, "report": 1}
+    write_kitti_world(plan_kitti("kitti", splits, num_keyframes=2, sweeps=0, image_size=(414, 125)), root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_semantickitti(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SemanticKITTI data root with sequence 00 (train, scene-0001) and 01 (val, scene-0003), of 2 scans each."""
+    from perceptkd.datasets.simworld.writers.plan import plan_kitti
+    from perceptkd.datasets.simworld.writers.semantickitti import write_semantickitti_world
+
+    root = tmp_path_factory.mktemp("simworld") / "semantickitti"
+    write_semantickitti_world(
+        plan_kitti("semantickitti", {"train": 1, "tune": 1}, num_keyframes=2, sweeps=0, image_size=(1242, 375)), root
+    )
+    return root

@@ -35,11 +35,13 @@ class LidarSweep(NamedTuple):
         points: [N, 5] float32 (x, y, z, intensity, ring) in the sensor frame.
         instance_id: [N] int32, 0 for the street.
         semantic: [N] uint8, see ``SEMANTICS``; void for rain.
+        material: [N] uint8, see ``Material``; means nothing where the semantic is void.
     """
 
     points: np.ndarray
     instance_id: np.ndarray
     semantic: np.ndarray
+    material: np.ndarray
 
 
 def cast_lidar(scene: Scene, t: float, *, rig: Mapping[str, Sensor] = RIG) -> LidarSweep:
@@ -57,11 +59,12 @@ def cast_lidar(scene: Scene, t: float, *, rig: Mapping[str, Sensor] = RIG) -> Li
     return LidarSweep(points, *label_hits(snapshot, hit))
 
 
-def label_hits(snapshot: Snapshot, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Instance and semantic of triangles [N]; a negative index is rain."""
+def label_hits(snapshot: Snapshot, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Instance, semantic and material of triangles [N]; a negative index is rain."""
     solid = hit >= 0
     instance = np.where(solid, snapshot.instance[hit], 0)
-    return instance.astype(np.int32), np.where(solid, snapshot.semantic[hit], VOID).astype(np.uint8)
+    semantic = np.where(solid, snapshot.semantic[hit], VOID)
+    return instance.astype(np.int32), semantic.astype(np.uint8), snapshot.material[hit]
 
 
 @kernel

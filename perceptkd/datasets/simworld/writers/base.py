@@ -214,6 +214,12 @@ def _write_one(spec: WorldSpec, root: Path, write_scene: SceneWriter, count_fram
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Writes one file of a scene and makes the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
 def _digest(folder: Path, files: list[Path], rows: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode())
     for name in files:

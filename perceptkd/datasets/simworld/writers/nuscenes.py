@@ -20,7 +20,7 @@ from perceptkd.atomic import write_text
 from perceptkd.datasets.nuscenes_infos import create_nuscenes_infos, info_path
 from perceptkd.datasets.simworld import RIG, Scene, WorldSpec, build_scene, cast_lidar, render_camera
 from perceptkd.datasets.simworld.calibration import CAMERAS, LIDAR
-from perceptkd.datasets.simworld.writers.base import write_world
+from perceptkd.datasets.simworld.writers.base import write_file, write_world
 from perceptkd.datasets.simworld.writers.nuscenes_map import draw_map, map_origin
 from perceptkd.datasets.simworld.writers.nuscenes_tables import (
     SCENE_TABLES,
@@ -57,13 +57,18 @@ def write_nuscenes_world(plan: WorldPlan, root: Path, *, workers: int = 1, overw
         workers=workers,
         overwrite=overwrite,
     )
-    if not all(info_path(root, split).is_file() for split in _nonempty_splits(plan)):
+    if not all(path.is_file() for path in info_files(plan, root)):
         create_nuscenes_infos(root, plan.version, splits=_nonempty_splits(plan))
     return manifest
 
 
 def _nonempty_splits(plan: WorldPlan) -> list[str]:
     return [split for split, names in plan.splits.items() if names]
+
+
+def info_files(plan: WorldPlan, root: Path) -> list[Path]:
+    """The info file of each split that has scenes."""
+    return [info_path(root, split) for split in _nonempty_splits(plan)]
 
 
 def finish_nuscenes(plan: WorldPlan, root: Path, rows: dict[str, dict[str, Any]]) -> None:
@@ -122,7 +127,7 @@ class _SceneWriter:
     def _write_log(self) -> None:
         log, mask = self.token("log"), self.token("map")
         filename = f"maps/{mask}.png"
-        self._write_file(filename, cv2.imencode(".png", draw_map(self.scene.road))[1])
+        write_file(self.folder / filename, cv2.imencode(".png", draw_map(self.scene.road))[1].tobytes())
         self.rows["map"].append(
             {"token": mask, "category": "semantic_prior", "filename": filename, "log_tokens": [log]}
         )
@@ -191,7 +196,7 @@ class _SceneWriter:
         suffix, (width, height) = (".pcd.bin", (0, 0)) if channel == LIDAR else (".jpg", self.spec.image_size)
         place = "samples" if key_frame else "sweeps"
         filename = f"{place}/{channel}/{self.logfile}__{channel}__{timestamp}{suffix}"
-        self._write_file(filename, content)
+        write_file(self.folder / filename, content.tobytes())
         self.rows["ego_pose"].append({"token": token, "timestamp": timestamp, **pose_fields(self.ego_pose(t))})
         self.rows["sample_data"].append(
             {
@@ -207,11 +212,6 @@ class _SceneWriter:
                 "filename": filename,
             }
         )
-
-    def _write_file(self, filename: str, content: np.ndarray) -> None:
-        path = self.folder / filename
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.tobytes())
 
     def _annotate(self, t: float, sample: str, points: np.ndarray, shares: np.ndarray) -> None:
         """Rows of the agents within range at time ``t``; points [P, 5] of the key frame's sweep."""

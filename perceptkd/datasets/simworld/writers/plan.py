@@ -3,7 +3,7 @@
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from perceptkd.datasets.simworld.spec import WORLD_VERSION, WorldSpec
 
 MANIFEST = "world.json"
 MINI, TRAINVAL = "v1.0-mini", "v1.0-trainval"
+#: Splits of a world by their names in KITTI and SemanticKITTI.
+KITTI_SPLITS = {"train": "train", "val": "tune", "test": "report"}
 MAX_SWEEPS = 9
 
 
@@ -25,7 +27,7 @@ class WorldPlan:
     """All that determines a simulated data set, byte for byte.
 
     Args:
-        version: 'v1.0-mini' or 'v1.0-trainval'.
+        version: 'v1.0-mini' or 'v1.0-trainval' of nuScenes, or another format's name.
         splits: Scene names by split.
         seed: Seed of the world; every custom split draws its own from it.
         num_keyframes: Key frames per scene.
@@ -116,6 +118,19 @@ def plan_trainval(counts: Mapping[str, int], **sizes: Any) -> WorldPlan:
         used += count if source == "val" else 0
         splits[split] = names
     return WorldPlan(TRAINVAL, splits, **sizes)
+
+
+def plan_kitti(version: str, counts: Mapping[str, int], **sizes: Any) -> WorldPlan:
+    """As :func:`plan_trainval`, for formats with KITTI's splits.
+
+    >>> plan_kitti("kitti", {"train": 2, "tune": 1}, num_keyframes=1).version
+    'kitti'
+    """
+    unknown = set(counts) - set(KITTI_SPLITS.values())
+    if unknown:
+        names = ", ".join(f"{split} ({name})" for name, split in KITTI_SPLITS.items())
+        raise WorldError(f"{version} has no place for split {', '.join(sorted(unknown))}: its splits are {names}")
+    return replace(plan_trainval(counts, **sizes), version=version)
 
 
 def read_manifest(root: Path) -> dict[str, Any] | None:
