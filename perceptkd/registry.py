@@ -24,7 +24,12 @@ DATASETS = Registry(
     "dataset",
     parent=MMENGINE_DATASETS,
     scope=SCOPE,
-    locations=["perceptkd.datasets.custom", "perceptkd.datasets.nuscenes", "perceptkd.datasets.seeded"],
+    locations=[
+        "perceptkd.datasets.custom",
+        "perceptkd.datasets.nuscenes",
+        "perceptkd.datasets.seeded",
+        "perceptkd.datasets.semantickitti_dataset",
+    ],
 )
 TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope=SCOPE, locations=["perceptkd.datasets.transforms"])
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope=SCOPE, locations=["perceptkd.evaluation"])
