@@ -95,7 +95,16 @@ def point_rcnn(base: int) -> dict[str, Any]:
         "rpn_head": {
             "pred_layer_cfg": {"in_channels": base, "cls_linear_channels": (8,), "reg_linear_channels": (8,)}
         },
-        "roi_head": {"bbox_head": {"mlp_channels": [base, base]}},
+        "roi_head": {
+            "bbox_roi_extractor": {"roi_layer": {"num_sampled_points": 32}},
+            "bbox_head": {
+                "mlp_channels": [base, base], "num_points": (8, 4, -1), "num_samples": (4, 4, 4),
+                "sa_channels": ((base, base), (base, base), (base, base)),
+                "pred_layer_cfg": {"in_channels": base, "cls_conv_channels": (8, 8), "reg_conv_channels": (8, 8)},
+            },
+        },
+        "train_cfg": {"rpn": {"rpn_proposal": {"nms_post": 32}}, "rcnn": {"sampler": {"num": 16}}},
+        "test_cfg": {"rpn": {"nms_cfg": {"nms_post": 32}}},
     }  # fmt: skip
 
 
