@@ -9,11 +9,11 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from perceptkd.core.batch import RawBatch, RawBatchPreprocessor
-from perceptkd.core.checkpoint import find_checkpoint, load_weights
 from perceptkd.core.distillation import Distillation
 from perceptkd.core.dry_run import DryBatch
 from perceptkd.core.errors import InputError
 from perceptkd.core.source import build_model, is_described, read_model_source
+from perceptkd.core.start import Start
 from perceptkd.registry import MODELS
 
 
@@ -25,12 +25,13 @@ class DistillModel(BaseModel):
     state of ``distillers``). Validation, testing and every other use run the student alone.
 
     Args:
-        student: Model dict, config path, ``lib::path`` or module; one that starts from trained weights is a dict of
-            its ``config`` and ``checkpoint``, as a teacher is.
+        student: Model dict, config path, ``lib::path`` or module; one that starts from trained weights, or is smaller
+            than its config, is a dict of ``config``, ``checkpoint`` and ``compression`` (:mod:`perceptkd.core.start`).
         teachers: Name -> options (:class:`perceptkd.core.teacher_config.TeacherConfig`).
         distillers: Configs of :class:`perceptkd.core.distiller.Distiller`.
         distill: False trains the same student without distillation; teachers are not even built.
-        dry_batch: What adapters are inferred from (:func:`perceptkd.core.dry_run.build_dry_batch`).
+        dry_batch: What adapters are inferred from, and channels followed by (``build_dry_batch`` in
+            :mod:`perceptkd.core.dry_run`).
         data_preprocessor: The student's, where its own dict has none.
         check_finite: Stop at a term that is NaN or infinite, naming it.
         seed: Of the random numbers of teachers and distillers; torch's initial seed (the Runner's) if None.
@@ -49,8 +50,10 @@ class DistillModel(BaseModel):
         seed: int | None = None,
     ) -> None:
         super().__init__(data_preprocessor=RawBatchPreprocessor())
+        self._start: Start | None = None
+        if is_described(student):
+            self._start = Start.parse(student, dry_batch=dry_batch, data_preprocessor=data_preprocessor)
         self.student = _build_student(student, data_preprocessor)
-        self._start = student if is_described(student) else {}
         self.distillers = Distillation(
             self.student,
             distillers=distillers if distill else (),
@@ -103,8 +106,8 @@ class DistillModel(BaseModel):
         if self.is_init:  # type: ignore[has-type]
             return
         self.student.init_weights()
-        if self._start:
-            _load_start(self.student, self._start)
+        if self._start is not None:
+            self._start.load(self.student)
         self.is_init = True
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
@@ -128,14 +131,3 @@ def _build_student(student: Any, data_preprocessor: Mapping[str, Any] | None) ->
     if data_preprocessor is not None:
         source.model.setdefault("data_preprocessor", dict(data_preprocessor))
     return build_model(source)
-
-
-def _load_start(student: nn.Module, options: Mapping[str, Any]) -> None:
-    if set(options) != {"config", "checkpoint"}:
-        raise InputError(
-            f"A student that starts from trained weights is dict(config=, checkpoint=), not one with "
-            f"{', '.join(options)}: give the config itself as student= to train from scratch"
-        )
-    source, owner = read_model_source(options["config"]), "the student"
-    path = find_checkpoint(options["checkpoint"], owner=owner, stem=source.stem, config=source.path)
-    load_weights(student, path, owner=owner)

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -54,8 +54,9 @@ def read_model_source(source: Mapping[str, Any] | Config | str | Path) -> ModelS
 
     Args:
         source: A model dict, a whole config, the path of a config (from the working directory, else from the
-            checkout), ``'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'``, or a dict whose ``config`` is one of these.
-            Of a distillation config it is the student.
+            checkout), ``'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'``, or a dict whose ``config`` is one of these
+            and whose ``compression`` makes it compact (:func:`perceptkd.models.compact.shrink`). Of a distillation
+            config it is the student.
 
     >>> read_model_source(dict(type="RetinaNet")).stem
     'retinanet'
@@ -63,7 +64,7 @@ def read_model_source(source: Mapping[str, Any] | Config | str | Path) -> ModelS
     if isinstance(source, Mapping) and "type" in source:
         return _student_of(ModelSource(_plain(source)))
     if is_described(source):
-        return read_model_source(source["config"])
+        return _compact(read_model_source(source["config"]), source.get("compression", 1))
     if isinstance(source, Mapping):
         config, path = Config(_plain(source)), None
     elif isinstance(source, Config):
@@ -117,6 +118,14 @@ def _student_of(source: ModelSource) -> ModelSource:
     if isinstance(student, Mapping) and "type" in student:
         return _student_of(ModelSource(_plain(student), source.scope, source.path))
     return read_model_source(student)
+
+
+def _compact(source: ModelSource, compression: float) -> ModelSource:
+    if compression == 1:
+        return source
+    from perceptkd.models.compact import shrink  # whoever has no compact student need not import any models
+
+    return replace(source, model=shrink(source.model, compression))
 
 
 def _library_config(library: str, inside: str) -> Config:

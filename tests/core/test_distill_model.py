@@ -137,9 +137,8 @@ def test_weights_that_a_student_cannot_start_from_are_refused(
     monkeypatch.chdir(tmp_path)
     torch.save(MODELS.build({**STUDENT, "channels": 6}).state_dict(), "wide.pth")
     torch.save(MODELS.build(STUDENT).state_dict(), "right.pth")
-    model = MODELS.build({**config(distill=False), "student": {"config": STUDENT, **options}})
     with pytest.raises(error, match=message):
-        model.init_weights()
+        MODELS.build({**config(distill=False), "student": {"config": STUDENT, **options}}).init_weights()
 
 
 def test_what_trained_weights_lack_is_initialised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

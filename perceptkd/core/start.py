@@ -1,0 +1,84 @@
+"""What a student starts from: weights drawn anew, a checkpoint, or its share of the weights of a larger model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from perceptkd.core.checkpoint import find_checkpoint, load_weights
+from perceptkd.core.dry_run import DryBatch, build_dry_batch
+from perceptkd.core.errors import InputError
+from perceptkd.core.random_state import isolated_random_state
+from perceptkd.core.slicing import IMPORTANCES, slice_weights
+from perceptkd.core.source import build_model, read_model_source
+
+OPTIONS = ("config", "checkpoint", "compression", "importance")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A student that is described by more than its model.
+
+    Attributes:
+        config: Its model, or the larger one that it is made of.
+        checkpoint: Weights of that model; None draws the student's anew.
+        compression: How many times fewer parameters the student has (:func:`perceptkd.models.compact.shrink`).
+        importance: Which channels of the checkpoint a compact student takes over, see :mod:`perceptkd.core.slicing`.
+        dry_batch: Of the :class:`perceptkd.core.distill_model.DistillModel`.
+        data_preprocessor: Of the same, for a model that has none.
+    """
+
+    config: Any
+    checkpoint: str | None = None
+    compression: float = 1
+    importance: str = "l1"
+    dry_batch: DryBatch | None = None
+    data_preprocessor: Mapping[str, Any] | None = None
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any], **model: Any) -> "Start":
+        """Read what a config says about its student.
+
+        Args:
+            options: The description.
+            model: ``dry_batch`` and ``data_preprocessor``.
+
+        Raises:
+            InputError: An option is unknown, says nothing, or needs another one.
+        """
+        if not set(options) <= set(OPTIONS) or set(options) == {"config"}:
+            raise InputError(
+                f"A student is dict(config=, checkpoint=, compression=), where checkpoint= has trained weights of the "
+                f"config and compression= makes the student smaller than it, not one with {', '.join(options)}: give "
+                "the config itself as student= to train all of it from scratch"
+            )
+        start = cls(**options, **model)
+        if start.importance not in IMPORTANCES:
+            raise InputError(f"A student's importance is one of {', '.join(IMPORTANCES)}; got {start.importance!r}")
+        if "importance" in options and start.checkpoint is None:
+            raise InputError("A student's importance= chooses channels of trained weights: it needs checkpoint=")
+        if start.checkpoint is not None and start.compression != 1 and start.dry_batch is None:
+            raise InputError(
+                "A compact student with a checkpoint= is cut out of the weights of its config, along the way that a "
+                "batch takes through the model: give the model dry_batch=, such as dict(dataset=train_dataset)"
+            )
+        return start
+
+    def load(self, student: nn.Module) -> None:
+        """Put the weights into the student, which is initialised."""
+        if self.checkpoint is None:
+            return
+        source, owner = read_model_source(self.config), "the student"
+        path = find_checkpoint(self.checkpoint, owner=owner, stem=source.stem, config=source.path)
+        if self.compression == 1:
+            load_weights(student, path, owner=owner)
+            return
+        if self.data_preprocessor is not None:
+            source.model.setdefault("data_preprocessor", dict(self.data_preprocessor))
+        assert self.dry_batch is not None
+        with isolated_random_state(0):
+            whole = build_model(source).eval()
+            load_weights(whole, path, owner="the model that the student is cut out of")
+            batch = build_dry_batch(self.dry_batch)
+            student.load_state_dict(slice_weights(whole, student, batch, importance=self.importance))
