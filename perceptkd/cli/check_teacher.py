@@ -64,7 +64,8 @@ def check_teacher(config: Config, name: str, *, evaluation: bool = True, work_di
     """Load one teacher of a distillation config, and evaluate it on the validation data of its own config.
 
     Raises:
-        CheckpointError: More than 1 % of its keys do not fit, and its options do not allow that.
+        CheckpointError: More than 1 % of its keys do not fit, or one has another shape, and its options do not allow
+            that.
         InputError: Its options are wrong.
         UserError: It is not loaded from a checkpoint, or its config cannot evaluate.
     """

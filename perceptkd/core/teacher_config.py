@@ -27,7 +27,7 @@ class TeacherConfig:
             'tensor' bypasses the hooks of heads, and mmdet3d's CenterPoint has none.
         stop_early: End the forward right after the deepest tap.
         compile: True or arguments of ``torch.compile``, for the forward up to the deepest tap (needs ``stop_early``).
-        allow_partial: Accept a checkpoint of which more than 1 % of the keys do not fit.
+        allow_partial: Accept a checkpoint of which more than 1 % of the keys do not fit, or one has another shape.
         allow_random: Accept a teacher without a checkpoint.
         momentum: Share of the old weights an EMA teacher keeps per iteration (with accumulation: per small batch).
         cache: Folder of a cached teacher's store.

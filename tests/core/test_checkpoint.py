@@ -94,6 +94,15 @@ def test_contract_13_the_line_is_one_percent(bad: int, stops: bool, tmp_path: Pa
         load_weights(model, tmp_path / "teacher.pth", owner="teacher")
 
 
+def test_contract_13_one_key_of_another_shape_stops_however_many_there_are(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(*(torch.nn.Linear(1, 1) for _ in range(100)))
+    state = {**model.state_dict(), "7.weight": torch.zeros(1, 2)}
+    torch.save(state, tmp_path / "teacher.pth")
+    with pytest.raises(CheckpointError, match=r"0\.5% of 200 keys[\s\S]*1 mismatched: .*7\.weight"):
+        load_weights(model, tmp_path / "teacher.pth", owner="teacher")
+    assert load_weights(model, tmp_path / "teacher.pth", owner="teacher", allow_partial=True).bad_share == 0.005
+
+
 def test_contract_13_long_lists_are_cut() -> None:
     report = LoadReport(total=20, missing=[f"key{number}" for number in range(12)])
     assert str(report).endswith("key9 and 2 more")

@@ -12,6 +12,8 @@ from mmengine.logging import MessageHub
 
 from perceptkd.core import DistillModel
 from perceptkd.core.batch import RawBatch
+from perceptkd.core.checkpoint import CheckpointError, load_weights
+from perceptkd.core.source import build_model, read_model_source
 
 _source = Path(__file__).resolve().parent.parent / "ops" / "conftest.py"
 _spec = importlib.util.spec_from_file_location("upstream_detectors", _source)
@@ -262,3 +264,15 @@ def test_channels_are_found_by_a_dry_pass(tmp_path: Path, make_clouds: Callable[
     assert distiller.student_encoders[0].weight.shape == (32, 16)
     assert distiller.teacher_encoders[0].weight.shape == (32, 32)
     assert sum(weight.numel() for weight in distiller.parameters()) == 32 * 32 + 16 * 32 + 4 * 32
+
+
+def test_a_teacher_from_before_the_pillar_encoder_had_ten_inputs_is_refused(tmp_path: Path) -> None:
+    """It is one tensor of more than a hundred, and the one that the distilled features come from."""
+    config = write(tmp_path / "teacher.py", POINT_PILLARS, pillars(16))
+    model = build_model(read_model_source(config))
+    state = model.state_dict()
+    key = "voxel_encoder.pfn_layers.0.linear.weight"
+    assert state[key].shape == (16, 10)
+    torch.save({**state, key: state[key][:, :9].clone()}, tmp_path / "teacher.pth")
+    with pytest.raises(CheckpointError, match=r"does not fit the teacher[\s\S]*\[16, 9\].*\[16, 10\]"):
+        load_weights(model, tmp_path / "teacher.pth", owner="the teacher")
