@@ -1,4 +1,4 @@
-"""PointDistiller on mmdet3d's detectors, from upstream's own configs: a wider teacher, a narrower student."""
+"""Distillers of point clouds on mmdet3d's detectors, from upstream's configs: a wide teacher, a narrow student."""
 
 import copy
 import importlib.util
@@ -114,6 +114,7 @@ ON_DYNAMIC = {"feature": "voxel_encoder[0]", "coors": "voxel_encoder[1]"}
 ON_CENTERPOINT = {
     "feature": {"path": "pts_voxel_encoder", **NUS_BEV}, "coors": {"path": "pts_voxel_encoder(coors)", **NUS_BEV}
 }  # fmt: skip
+ON_HEAD = {"response": {"path": "pts_bbox_head", **NUS_BEV}}
 CASES: dict[str, tuple[str, Callable[[int], dict], dict[str, Any], str]] = {
     "PointPillars": (POINT_PILLARS, pillars, {"student_channels": 8, "teacher_channels": 16}, "voxel_encoder"),
     "PointPillars, dynamic": (
@@ -219,6 +220,42 @@ def test_trains(name: str, tmp_path: Path, make_clouds: Callable[[str], dict]) -
     assert [key for key, weight in parameters.items() if weight.grad is None or not weight.grad.isfinite().all()] == []
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
     assert all(weight.grad is None for weight in teacher.parameters())
+
+
+HEADS = {
+    "PointPillars": {"type": "perceptkd.SparseKD"},
+    "CenterPoint": {"type": "perceptkd.SparseKD", "student_taps": ON_HEAD, "teacher_taps": ON_HEAD},
+    "CenterPoint, itKD": {
+        "type": "perceptkd.ItKD",
+        "student_channels": 24,
+        "teacher_channels": 48,
+        "task_classes": [1, 2, 2, 1, 2, 2],
+        "student_taps": {"feature": {"path": "pts_neck[0]", **NUS_BEV}, **ON_HEAD},
+        "teacher_taps": {"feature": {"path": "pts_neck[0]", **NUS_BEV}, **ON_HEAD},
+    },
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_train(name: str, tmp_path: Path, make_clouds: Callable[[str], dict]) -> None:
+    """Every term is there, and reaches the student's head; annotated boxes lie on positive anchors and cells."""
+    base, shrink = (POINT_PILLARS, pillars) if name == "PointPillars" else (CENTERPOINT, centerpoint)
+    torch.manual_seed(0)
+    teacher, student = (write(tmp_path / f"width{width}.py", base, shrink(width)) for width in (16, 8))
+    model = DistillModel(
+        student, teachers={"teacher": {"config": teacher, "allow_random": True}}, distillers=[HEADS[name]]
+    ).train()
+    batch = make_clouds(name)
+    boxes = [sample.gt_instances_3d.bboxes_3d.tensor.clone() for sample in batch["data_samples"]]
+    losses = model(RawBatch(batch, True), mode="loss")
+    (distiller,) = model.distillers.each()
+    for term in distiller.weights:
+        value = losses[f"loss_kd/{distiller.name}/{term}"]
+        assert value.isfinite()
+        assert value > 0
+    model.parse_losses(losses)[0].backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.student.parameters())
+    assert all(torch.equal(s.gt_instances_3d.bboxes_3d.tensor, box) for s, box in zip(batch["data_samples"], boxes))
 
 
 def test_a_student_with_fewer_voxels_is_paired_by_coordinate(
