@@ -118,6 +118,16 @@ def test_equal_scores_and_repeated_boxes(kitti_reference, seed):
     check_equal(kitti_reference, replace(predictions, score=predictions.score.round(1), alpha=turned), truth)
 
 
+@pytest.mark.parametrize("count", [45, 60])
+def test_recall_just_between_two_scores(kitti_reference, count):
+    """A wrong detection after each right one shows which scores are sampled; with 60 two recalls lie in the middle."""
+    truth = [box(0, frame=frame) for frame in range(count)]
+    right = [box(0, frame=frame, score=1 - frame / 100) for frame in range(count)]
+    wrong = [box(1, frame=frame, score=1 - (frame + 0.5) / 100) for frame in range(count)]
+    curves = check_equal(kitti_reference, table(right + wrong), table(truth))
+    assert len(set(curves["strict", "Car", "easy", "bbox"].precision)) == 41
+
+
 annotated = st.builds(
     box,
     place=st.integers(0, 2),
@@ -283,6 +293,13 @@ def test_of_equal_overlaps_the_first_is_taken(first_alpha, second_alpha, similar
     assert curve([box(0)], detections).similarity[0] == pytest.approx(similarity)
 
 
+def test_of_equal_scores_the_first_is_taken():
+    """To find the scores: the low one is ignored, and no score is found; else the right one's is."""
+    low, right = box(high=39.9), box(high=41.0)
+    assert precision([box(high=41.0)], [low, right]) == []
+    assert precision([box(high=41.0)], [right, low]) == [1.0]
+
+
 def test_objects_choose_in_their_order():
     """The first takes the detection between them, though it overlaps the second more; the other one is too far."""
     truth = [box(0), box(0, shift_px=12.0)]
@@ -296,6 +313,12 @@ def test_objects_choose_in_their_order():
 def test_overlap_of_a_car(shift_px, is_right, kind):
     """(100 - 17) / (100 + 17) = 0.709, (100 - 18) / (100 + 18) = 0.695."""
     assert precision([box()], [box(shift_px=shift_px)], kind=kind) == [1.0] * is_right
+
+
+@pytest.mark.parametrize(("wide", "is_right"), [(50.0, False), (50.1, True)])
+def test_an_overlap_equal_to_the_limit_is_no_match(wide, is_right):
+    found = precision([box(0, "Pedestrian")], [box(0, "Pedestrian", wide=wide)], "Pedestrian")
+    assert found == [1.0] * is_right
 
 
 def test_the_ground_does_not_see_heights():
