@@ -52,6 +52,23 @@ def make_step() -> Callable[..., Step]:
 
 
 @pytest.fixture
+def make_batch_for(make_batch: Callable[..., dict]) -> Callable[..., dict]:
+    """make_batch_for(model, samples, boxes=4) -> a raw batch for a detector of SimWorld, or a segmentor of points."""
+    from mmdet3d.structures import PointData
+
+    def make(model: nn.Module, batch_size: int, *, boxes: int) -> dict:
+        batch = make_batch(batch_size, size=(128, 352), boxes=boxes)
+        if hasattr(model, "decode_head"):
+            batch["inputs"] = {"points": [points[:, :4] for points in batch["inputs"]["points"]]}
+            for points, sample in zip(batch["inputs"]["points"], batch["data_samples"]):
+                labels = torch.randint(model.decode_head.ignore_index + 1, (len(points),))
+                sample.gt_pts_seg = PointData(pts_semantic_mask=labels)
+        return batch
+
+    return make
+
+
+@pytest.fixture
 def make_taps() -> Callable[..., dict[str, Tap]]:
     """make_taps(low, high, response) -> taps with these values, on the full map unless said otherwise."""
 

@@ -32,19 +32,29 @@ CASES = {"unequal": (11, 30, 9), "one rank without boxes": (0, 30, 9)}
 OPTIONS = {
     "ItKD": {"student_channels": 6, "teacher_channels": 6, "task_classes": [1, 2]},
     "LabelDistill": {"student_channels": (5, 6), "teacher_channels": (5, 6), "num_classes": 3, "hidden_channels": 8},
+    "PVD": {"minority_classes": [2], "supervoxel_size": (4, 4, 1), "num_supervoxels": 16, "num_points": 99,
+            "num_voxels": 16},
     "PointDistiller": {"on": "maps", "student_channels": 6, "teacher_channels": 6, "num_samples": 20, "k": 5},
-}
+}  # fmt: skip
 
 
 class Scene:
     """The samples: boxes, points, cameras, and raw maps of student and teacher."""
 
     def __init__(self, boxes: Sequence[int]) -> None:
+        from mmdet3d.structures import PointData
+
         torch.manual_seed(0)
         self.samples = [conftest.make_sample(count, IMAGE, 7.0) for count in boxes]
         for sample in self.samples:
             sample.gt_instances_3d.labels_3d %= 3
         self.points = [conftest.make_points(sample, 7.0, 400) for sample in self.samples]
+        for sample, points in zip(self.samples, self.points):
+            cell = (points[:, :2] + 8).floor().long()
+            inside = ((cell >= 0) & (cell < 16)).all(dim=1)
+            sample.point2voxel_map = torch.where(inside, cell[:, 1] * 16 + cell[:, 0], -1)
+            sample.gt_pts_seg = PointData(pts_semantic_mask=torch.randint(3, (len(points),)))
+            sample.gt_pts_seg.voxel_semantic_mask = torch.randint(3, (16 * 16,))
         self.student, self.teacher = torch.randn(2, len(boxes), 6, 16, 16)
         self.camera = nn.Module()
         self.camera.camera_encoder = nn.Module()
@@ -70,7 +80,10 @@ def values_by_alias(bev_map: Tensor) -> dict[str, Any]:
     heatmaps = (bev_map[:, :1] - 3, bev_map[:, 1:3] - 3)
     same = dict.fromkeys(("low", "high", "bev", "neck", "keypoint", "channel", "shallow", "feature"), bev_map)
     response = tuple([{"heatmap": heatmap, **regression}] for heatmap in heatmaps)
-    return {**same, "deep": half, "fine": bev_map[:, :5], "coarse": half, "response": response}
+    rows = bev_map.permute(0, 2, 3, 1).flatten(0, 2)  # every cell is a voxel
+    cells = torch.cartesian_prod(*(torch.arange(size) for size in (len(bev_map), 16, 16, 1)))
+    voxels = {"logits": rows, "features": rows, "cells": cells}
+    return {**same, **voxels, "deep": half, "fine": bev_map[:, :5], "coarse": half, "response": response}
 
 
 def as_taps(values: dict[str, Any], wanted: Sequence[str]) -> dict[str, Tap]:

@@ -37,7 +37,7 @@ def test_every_module_has_a_registered_method() -> None:
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 def test_contract_08_no_foreground_gives_graph_connected_zeros(
-    method: type[Distiller], repository: Path, make_batch: Any, monkeypatch: pytest.MonkeyPatch
+    method: type[Distiller], repository: Path, make_batch_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every term of the method's own config is 0 on samples without a box, and its gradient exists and is 0.
 
@@ -48,7 +48,8 @@ def test_contract_08_no_foreground_gives_graph_connected_zeros(
     model = MODELS.build(smallest_config(method, repository).model).train()
     (distiller,) = model.distillers.each()
     assert type(distiller) is method
-    losses = model(RawBatch(make_batch(1, size=(128, 352), boxes=0), True), mode="loss")
+    batch = make_batch_for(model.student, 1, boxes=0)
+    losses = model(RawBatch(batch, True), mode="loss")
     parameters = list(model.student.parameters())
     for term in distiller.weights:
         value = losses[f"loss_kd/{distiller.name}/{term}"]
@@ -66,12 +67,12 @@ def test_contract_08_no_foreground_gives_graph_connected_zeros(
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 def test_cuda_agrees_with_the_cpu(
-    method: type[Distiller], repository: Path, make_batch: Any, monkeypatch: pytest.MonkeyPatch
+    method: type[Distiller], repository: Path, make_batch_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every term of the method's own config, and a gradient for everything that it trains."""
     monkeypatch.chdir(repository)
     config = smallest_config(method, repository)
-    batch = make_batch(2, size=(128, 352), boxes=4)
+    batch = make_batch_for(MODELS.build(config.model).student, 2, boxes=4)
     terms = []
     for device in ("cpu", "cuda"):
         torch.manual_seed(0)

@@ -1,0 +1,10 @@
+# 8 passes in batches of 2, annealed to zero so that results can be compared: 960 steps over the 240 training scans.
+_base_ = ["./bev_sim.py"]
+
+train_cfg = dict(max_epochs=8, val_begin=7, val_interval=1)
+optim_wrapper = dict(optimizer=dict(lr=4e-3))
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=100),
+    dict(type="CosineAnnealingLR", T_max=8, end=8, eta_min=0.0, by_epoch=True, convert_to_iter_based=True),
+]
+auto_scale_lr = dict(base_batch_size=2)
