@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perceptkd.core.sparse_match import keep_common
 from perceptkd.core.tap import Tap, map_tensors
 
-KINDS = ("auto", "conv", "linear", "identity")
+KINDS = ("auto", "conv", "linear", "identity", "select")
 CONVOLUTIONS: dict[int, type[nn.Module]] = {4: nn.Conv2d, 5: nn.Conv3d}
 HOW = (
     "Give the model dry_batch= (a raw batch, dict(image_size=(H, W)) or dict(dataset=...)) to infer an adapter, or the "
@@ -32,13 +33,16 @@ class AdapterConfig:
     """How to adapt one pair.
 
     Attributes:
-        type: 'conv', 'linear', 'identity' (resize only) or 'auto': conv for maps, linear for rows of features, and
-            neither where the channels agree.
+        type: 'conv', 'linear', 'identity' (resize only), 'select' (leave out channels of the teacher) or 'auto': conv
+            for maps, linear for rows of features, and neither where the channels agree.
         kernel: Of the convolution, 1 or 3.
         norm: Put BatchNorm and ReLU behind the convolution.
         side: Whose features go through it.
         in_channels: Channels of that side, one number or one per level; the dry pass if left out.
         out_channels: Channels of the other side.
+        channels: Of the teacher's, those that 'select' hands on, one list or one per level; left out, those that a
+            student cut out of this teacher has, by a forward on the dry batch (:mod:`perceptkd.core.selection`).
+        importance: Which these are, see :mod:`perceptkd.core.slicing`.
     """
 
     type: str = "auto"
@@ -47,6 +51,8 @@ class AdapterConfig:
     side: str = "student"
     in_channels: int | Sequence[int] | None = None
     out_channels: int | Sequence[int] | None = None
+    channels: Sequence[Any] | None = None
+    importance: str = "l1"
 
     @classmethod
     def parse(cls, alias: str, config: str | Mapping[str, Any]) -> "AdapterConfig":
@@ -57,6 +63,19 @@ class AdapterConfig:
         if parsed.type not in KINDS or parsed.side not in ("student", "teacher"):
             raise AlignError(f"The adapter of '{alias}' needs type={' | '.join(KINDS)} and side=student | teacher")
         return parsed
+
+
+class ChannelSelection(nn.Module):
+    """Hands on some channels of a map [B, C, ...] or of rows [..., C]; ``channels`` says which, in order."""
+
+    channels: Tensor
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("channels", torch.as_tensor(channels, dtype=torch.int64))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.index_select(channel_axis(features), self.channels)
 
 
 class PairAdapter(nn.Module):
@@ -140,6 +159,11 @@ def build_pair_adapter(
     Raises:
         AlignError: Neither is there, and the type says that an adapter is wanted.
     """
+    if config.type == "select":
+        if not config.channels:
+            raise AlignError(f"The adapter of '{alias}' needs channels=, or a dry_batch= of the model to find them")
+        levels = config.channels if isinstance(config.channels[0], Sequence) else [config.channels]
+        return PairAdapter(alias, list(map(ChannelSelection, levels)), side="teacher", resize=resize)
     pairs = pair_values(alias, student, teacher) if student is not None and teacher is not None else None
     if config.in_channels is not None and config.out_channels is not None:
         channels = list(zip(_several(config.in_channels), _several(config.out_channels), strict=True))

@@ -14,6 +14,7 @@ from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.dry_run import DryBatch, adapter_table, build_dry_batch, collect_shapes, format_table
 from perceptkd.core.errors import InputError
 from perceptkd.core.random_state import isolated_random_state, seed_words
+from perceptkd.core.selection import choose_channels
 from perceptkd.core.tap import Tap, TapCollector, TapSpec
 from perceptkd.core.teacher import CachedTeacher, EMATeacher, Teacher, build_teacher
 from perceptkd.registry import DISTILLERS
@@ -214,12 +215,12 @@ class Distillation(nn.ModuleDict):
             for distiller in self.each():
                 distiller.build_adapters()
             return
-        taps, teacher_taps = collect_shapes(
-            student, self._student_specs(), list(self.teachers.values()), build_dry_batch(dry_batch)
-        )
+        batch = build_dry_batch(dry_batch)
+        taps, teacher_taps = collect_shapes(student, self._student_specs(), list(self.teachers.values()), batch)
         rows = []
         for distiller in self.each():
             sides = self._sides(distiller, taps, teacher_taps)
+            choose_channels(distiller, student, sides[0], self.teachers, batch)
             distiller.build_adapters(*sides)
             rows += adapter_table(distiller, *sides)
         print_log(f"Adapters:\n{format_table(rows)}", "current")
