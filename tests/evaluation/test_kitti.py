@@ -200,8 +200,7 @@ def test_what_counts_for_a_difficulty(changes, counts_for):
 )
 def test_detections_of_ignored_objects_are_neither_right_nor_wrong(beside, expected):
     truth = [box(0)] + [beside] * (beside is not None)
-    detections = [box(0, score=0.5), box(1, score=0.9)]
-    assert precision(truth, detections) == expected
+    assert precision(truth, [box(0, score=0.5), box(1, score=0.9)]) == expected
 
 
 @pytest.mark.parametrize("name", ["Pedestrian", "Cyclist"])
@@ -299,14 +298,12 @@ def test_overlap_of_a_car(shift_px, is_right, kind):
 
 @pytest.mark.parametrize(("wide", "is_right"), [(50.0, False), (50.1, True)])
 def test_an_overlap_equal_to_the_limit_is_no_match(wide, is_right):
-    found = precision([box(0, "Pedestrian")], [box(0, "Pedestrian", wide=wide)], "Pedestrian")
-    assert found == [1.0] * is_right
+    assert precision([box(0, "Cyclist")], [box(0, "Cyclist", wide=wide)], "Cyclist") == [1.0] * is_right
 
 
 def test_the_ground_does_not_see_heights():
-    raised = [box(height=0.8)]
-    assert precision([box()], raised, kind="bev") == [1.0]
-    assert precision([box()], raised, kind="3d") == []
+    assert precision([box()], [box(height=0.8)], kind="bev") == [1.0]
+    assert precision([box()], [box(height=0.8)], kind="3d") == []
 
 
 def test_rotation_turns_from_z_towards_x():
