@@ -27,7 +27,7 @@ from perceptkd.engine.student import is_distillation
 SETTLED_SHARE = 0.05
 LAST_PART = 0.2
 MEANINGFUL_GAP = 1.0
-FRACTIONS = ("mAP", "NDS", "mAP_50")
+FRACTIONS = ("mAP", "NDS", "mAP_50", "mIoU")
 SHARED = "shared"
 
 

@@ -17,7 +17,7 @@ class PointIoUMetric(BaseMetric):
 
     Reports ``seg/mIoU``, ``seg/accuracy`` (of all points), ``seg/class_accuracy`` (mean recall), ``seg/<class>_IoU``
     and ``seg/num_present``, the number of classes in the mIoU: one that no point has and none was given is left out.
-    ``seg/mIoU_dist_<near>-<far>`` are the mIoU of the points at these distances.
+    ``seg/mIoU_<near>-<far>m`` are the mIoU of the points at these distances.
 
     Only one confusion matrix per frame is kept and gathered, so that processes need not share points.
 
@@ -63,5 +63,5 @@ class PointIoUMetric(BaseMetric):
         report = summarise(whole, **names)
         for (near, far), part in zip(self.ranges_m, parts):
             if part.any():
-                report[f"mIoU_dist_{near:g}-{far:g}"] = summarise(part, **names)["mIoU"]
+                report[f"mIoU_{near:g}-{far:g}m"] = summarise(part, **names)["mIoU"]
         return report

@@ -70,6 +70,17 @@ def test_gains_are_in_points_by_seed_and_the_gap_is_the_mean_controls() -> None:
     json.dumps(result)
 
 
+@pytest.mark.parametrize(("metric", "scale"), [("seg/mIoU", 100), ("coco/bbox_mAP_50", 100), ("other/count", 1)])
+def test_fractions_count_in_points(metric: str, scale: int) -> None:
+    groups = runs(CONTROL, DISTILLED)
+    for group in groups.values():
+        for each in group.values():
+            each["val"][metric] = each["val"][METRIC]
+            each["history"] = []
+    result = summarise("c.py", "segmentation", metric, "val", {"t": teacher_scoring({metric: 0.7})}, groups)
+    assert result["control"] == pytest.approx({seed: scale * value for seed, value in CONTROL.items()})
+
+
 @pytest.mark.parametrize(("teacher", "closed"), [(0.305, None), (0.319, None), (0.321, 2 / 1.1), (0.1, None)])
 def test_a_gap_below_one_point_is_no_measure(teacher: float, closed: float | None) -> None:
     assert summary(CONTROL, DISTILLED, teacher)["gap_closed"] == (None if closed is None else pytest.approx(closed))

@@ -60,9 +60,9 @@ def test_ranges_take_points_by_horizontal_distance():
     """Within 10 m: road right and called car, car right, person right; from there a car, a person and a road."""
     ranges = [(0, 10), (10, None), (200, 300)]
     figures = fill(PointIoUMetric(ranges_m=ranges), FRAMES).evaluate(2)
-    assert figures["seg/mIoU_dist_0-10"] == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
-    assert figures["seg/mIoU_dist_10-inf"] == pytest.approx((1 / 2 + 1 + 0) / 3)
-    assert "seg/mIoU_dist_200-300" not in figures
+    assert figures["seg/mIoU_0-10m"] == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
+    assert figures["seg/mIoU_10-infm"] == pytest.approx((1 / 2 + 1 + 0) / 3)
+    assert "seg/mIoU_200-300m" not in figures
 
 
 @pytest.mark.parametrize("ranges", [[(10, 5)], [(-1, 5)], [(5, 5)]])
