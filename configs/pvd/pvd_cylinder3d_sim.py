@@ -12,7 +12,7 @@ model = dict(
         dict(
             type="perceptkd.PVD",
             teacher="wide",
-            minority_classes=[1, 2, 5, 6, 7, 15, 17, 18],  # two-wheelers, riders, persons, trunks, poles, signs
+            minority_classes=[1, 2, 5, 6, 7, 17, 18],  # two-wheelers, riders, persons, poles, signs
             supervoxel_size=(20, 10, 8),
             num_voxels=512,
         )
