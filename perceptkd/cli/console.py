@@ -15,6 +15,7 @@ COMMANDS = {
     "check-teacher": "check a teacher's weights and its metric",
     "browse-dataset": "draw samples of a data set as a pipeline gives them",
     "export-student": "write the student of any checkpoint as a plain model",
+    "convert-checkpoint": "weights of OpenPCDet, older mmdet3d or UniDistill for the models here",
     "list-taps": "print where a model can be tapped",
     "cache-teacher": "store the outputs of a teacher for a training",
     "estimate": "print what a training needs: operations, memory, disk",
