@@ -228,11 +228,49 @@ def mend_minkunet(minkunet_backbone: ModuleType) -> Iterator[None]:
     minkunet_backbone.SparseConvTensor = with_far_border
 
 
+@contextmanager
+def name_unknown_labels(dense_heads: ModuleType) -> Iterator[None]:
+    """Without it: labels that a head does not know are lost, or end in ``Class values must be non-negative``.
+
+    -1 is no class: centre heads leave such boxes out, anchor heads cannot.
+    """
+    from functools import wraps
+
+    yield
+
+    def checked(loss_by_feat: Callable[..., Any], *, place: int, lowest: int) -> Callable[..., Any]:
+        @wraps(loss_by_feat)
+        def loss_by_feat_checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+            instances = args[place] if len(args) > place else kwargs["batch_gt_instances_3d"]
+            classes = sum(self.num_classes) if isinstance(self.num_classes, list) else self.num_classes
+            for each in instances:
+                _check_labels(each.labels_3d, lowest=lowest, classes=classes)
+            return loss_by_feat(self, *args, **kwargs)
+
+        return loss_by_feat_checked
+
+    for head, place, lowest in ((dense_heads.Anchor3DHead, 3, 0), (dense_heads.CenterHead, 1, -1)):
+        head.loss_by_feat = checked(head.loss_by_feat, place=place, lowest=lowest)
+
+
+def _check_labels(labels: Any, *, lowest: int, classes: int) -> None:
+    """Raises InputError unless all labels are between ``lowest`` and the number of classes."""
+    if len(labels) and (int(labels.min()) < lowest or int(labels.max()) >= classes):
+        from perceptkd.core.errors import InputError
+
+        unknown = sorted({label for label in labels.tolist() if not lowest <= label < classes})
+        raise InputError(
+            f"boxes have the labels {unknown}, the head knows 0 to {classes - 1}: the classes of data set and head "
+            "differ; choose them alike (metainfo=dict(classes=...)), or drop others in the pipeline (ObjectNameFilter)"
+        )
+
+
 PATCHES: dict[str, Patch] = {
     "mmcv.ops.furthest_point_sample": sample_points_on_any_device,
     "mmdet3d": relax_version_assertions,
     "mmdet3d.models.layers.spconv": register_sparse_convolution,
     "mmdet3d.datasets.transforms.dbsampler": restore_numpy_long,
+    "mmdet3d.models.dense_heads": name_unknown_labels,
     "mmdet3d.models.detectors": count_samples_by_their_clouds,
     "mmdet3d.models.backbones.minkunet_backbone": mend_minkunet,
     "mmdet3d.models.data_preprocessors.data_preprocessor": voxelize_for_minkunet_on_any_device,

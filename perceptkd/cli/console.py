@@ -11,7 +11,7 @@ COMMANDS = {
     "train": "train a model, distilling or not",
     "test": "evaluate the student of any checkpoint, and draw what it finds",
     "compare": "teacher, control and distilled student side by side",
-    "create-data": "write the simulated world, or the info files of nuScenes",
+    "create-data": "write the simulated world, or what the configs read of real data or your own",
     "check-teacher": "check a teacher's weights and its metric",
     "browse-dataset": "draw samples of a data set as a pipeline gives them",
     "export-student": "write the student of any checkpoint as a plain model",

@@ -60,10 +60,16 @@ class BEVCenterHead(CenterHead):
         for index, instances in enumerate(batch_gt_instances_3d):
             box = instances.bboxes_3d
             boxes.append(torch.cat([box.gravity_center, box.tensor[:, 3:]], dim=1).float().to(device))
-            label = instances.labels_3d.to(device)
-            labels.append(self.dataset_label_to_task[label.clamp(min=0)].where(label >= 0, -1))
+            labels.append(instances.labels_3d.to(device))
             samples.append(torch.full((len(box),), index, device=device))
-        return self.build_targets(torch.cat(boxes), torch.cat(labels), sample=torch.cat(samples), batch_size=len(boxes))
+        label = torch.cat(labels)
+        if len(label) and int(label.max()) >= len(self.dataset_label_to_task):
+            raise InputError(
+                f"boxes have the label {int(label.max())}, the head knows the classes {self.class_names}: choose those "
+                "of the data set alike (metainfo=dict(classes=...)), or drop others (perceptkd.FilterClasses)"
+            )
+        label = self.dataset_label_to_task[label.clamp(min=0)].where(label >= 0, -1)
+        return self.build_targets(torch.cat(boxes), label, sample=torch.cat(samples), batch_size=len(boxes))
 
     def build_targets(self, boxes: Tensor, labels: Tensor, *, sample: Tensor, batch_size: int) -> list[CenterTargets]:
         """CenterPoint's Gaussian targets (see :func:`build_center_targets`)."""

@@ -8,6 +8,7 @@ from mmdet3d.models.dense_heads import CenterHead
 from mmdet3d.structures import LiDARInstance3DBoxes
 from mmengine.structures import InstanceData
 
+from perceptkd.core.errors import InputError
 from perceptkd.models.bev import center_head, center_targets
 from perceptkd.models.bev.center_head import BEVCenterHead
 
@@ -169,6 +170,11 @@ def test_a_box_of_another_class_is_no_target() -> None:
     for task in make_head().get_targets([make_instances(BOX, labels=[-1])]):
         assert len(task.boxes) == 0
         assert task.heatmap.sum() == 0
+
+
+def test_a_label_that_the_head_does_not_know_is_named() -> None:
+    with pytest.raises(InputError, match=r"boxes have the label 4, the head knows the classes \[\['car'"):
+        make_head().get_targets([make_instances(BOX, labels=[4])])
 
 
 def test_two_ranks_with_one_object_between_them_equal_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

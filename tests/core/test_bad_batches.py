@@ -1,4 +1,4 @@
-"""Upstream detectors on batches in which a cloud, the last one too, has no point in range."""
+"""Upstream detectors on batches in which a cloud, the last one too, has no point in range, or a box no known class."""
 
 from collections.abc import Callable
 from typing import Any
@@ -109,3 +109,16 @@ def test_the_dynamic_fusion_detector_refuses_an_empty_last_cloud() -> None:
     voxels, points = {"coors": torch.zeros(1, 4, dtype=torch.int)}, [torch.ones(1, 4), torch.ones(0, 4)]
     with pytest.raises(InputError, match="the last of the 2 clouds"):
         DynamicMVXFasterRCNN.extract_pts_feat(object.__new__(DynamicMVXFasterRCNN), voxels, points=points)
+
+
+@pytest.mark.parametrize("label", [-1, 77])
+def test_a_label_that_the_head_does_not_know_is_named(case: tuple, label: int) -> None:
+    model, batch = case
+    batch["data_samples"][1].gt_instances_3d.labels_3d[2] = label
+    data = model.train().data_preprocessor(batch, training=True)
+    if label < 0 and hasattr(model, "pts_bbox_head"):
+        losses = model(**data, mode="loss")  # a centre head leaves the box out
+        assert all(torch.isfinite(value) for value in losses.values())
+        return
+    with pytest.raises(InputError, match=rf"labels \[{label}\], the head knows 0 to \d: .* differ; choose them alike"):
+        model(**data, mode="loss")
