@@ -102,12 +102,13 @@ class DistillModel(BaseModel):
         return {**losses, **terms}
 
     def init_weights(self) -> None:
-        """Initialise the student as the Runner would without distillation, then with the weights it starts from."""
+        """Initialise the student as the Runner would without distillation; then what it starts from or inherits."""
         if self.is_init:  # type: ignore[has-type]
             return
         self.student.init_weights()
         if self._start is not None:
             self._start.load(self.student)
+        self.distillers.start(self.student)
         self.is_init = True
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:

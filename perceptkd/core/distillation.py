@@ -15,6 +15,7 @@ from perceptkd.core.dry_run import DryBatch, adapter_table, build_dry_batch, col
 from perceptkd.core.errors import InputError
 from perceptkd.core.random_state import isolated_random_state, seed_words
 from perceptkd.core.selection import choose_channels
+from perceptkd.core.start import inherit_modules
 from perceptkd.core.tap import Tap, TapCollector, TapSpec
 from perceptkd.core.teacher import CachedTeacher, EMATeacher, Teacher, build_teacher
 from perceptkd.registry import DISTILLERS
@@ -66,6 +67,12 @@ class Distillation(nn.ModuleDict):
         for distiller in self.values():
             assert isinstance(distiller, Distiller)
             yield distiller
+
+    def start(self, student: nn.Module) -> None:
+        """Give the student, which is initialised, the modules that distillers say it inherits."""
+        for distiller in self.each():
+            if distiller.inherit:
+                inherit_modules(student, self.teachers[distiller.teachers[0]], distiller.inherit, owner=distiller.name)
 
     def recording(self) -> AbstractContextManager[None]:
         """Keep the student's taps from here to the end of the block."""

@@ -54,6 +54,8 @@ class Distiller(nn.Module):
         adapters: Alias -> ``'auto'``, None or an adapter config (see :mod:`perceptkd.core.align`).
         class_map: Class of the student -> class or classes of the teacher, for heads that know other classes; classes
             that it does not name have the same name on both sides. None asks for equal classes.
+        inherit: Modules of the student, by path, that start with the weights of the teacher's modules of the same
+            paths, as "inheriting" does in FGD and PKD; part of the distillation, and so not done in its control.
         name: What the terms are logged under; the class name in lower case if None.
     """
 
@@ -81,6 +83,7 @@ class Distiller(nn.Module):
         teacher_taps: Mapping[str, Any] | None = None,
         adapters: Mapping[str, Any] | None = None,
         class_map: ClassMap | None = None,
+        inherit: Sequence[str] = (),
         name: str | None = None,
     ) -> None:
         super().__init__()
@@ -89,6 +92,11 @@ class Distiller(nn.Module):
             raise InputError(f"{self.name} does not compare the classes of two heads: leave class_map out")
         self.class_map = class_map
         self.teachers = [teacher] if isinstance(teacher, str) else list(teacher)
+        self.inherit = [inherit] if isinstance(inherit, str) else list(inherit)
+        if self.inherit and len(self.teachers) != 1:
+            raise InputError(
+                f"{self.name}: inherit= takes the weights of one teacher, and it learns from {self.teachers}"
+            )
         self.weights: dict[str, Any] = {**self.default_weights, **(weights or {})}
         unknown = set(weights or {}) - set(self.default_weights)
         if self.default_weights and unknown:

@@ -1,6 +1,6 @@
-"""What a student starts from: weights drawn anew, a checkpoint, or its share of the weights of a larger model."""
+"""What a student starts from: weights drawn anew, a checkpoint, its share of a larger model's, modules of a teacher."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ from perceptkd.core.errors import InputError
 from perceptkd.core.random_state import isolated_random_state
 from perceptkd.core.slicing import IMPORTANCES, slice_weights
 from perceptkd.core.source import build_model, read_model_source
+from perceptkd.core.teacher import Teacher
 
+_NAMED = 8
 OPTIONS = ("config", "checkpoint", "compression", "importance")
 
 
@@ -82,3 +84,36 @@ class Start:
             load_weights(whole, path, owner="the model that the student is cut out of")
             batch = build_dry_batch(self.dry_batch)
             student.load_state_dict(slice_weights(whole, student, batch, importance=self.importance))
+
+
+def inherit_modules(student: nn.Module, teacher: Teacher, modules: Sequence[str], *, owner: str) -> None:
+    """Copy the weights and statistics of a teacher's modules into the student's modules of the same paths.
+
+    Args:
+        student: Initialised; changed.
+        teacher: Of a distiller.
+        modules: Paths such as ``bbox_head``.
+        owner: Who asks, for messages.
+
+    Raises:
+        InputError: The teacher is cached, a module is missing, or the two differ in names or shapes.
+    """
+    if teacher.model is None:
+        raise InputError(f"{owner}: inherit= needs the weights of '{teacher.name}', and a cached teacher has none")
+    for path in modules:
+        try:
+            mine, theirs = student.get_submodule(path), teacher.model.get_submodule(path)
+        except AttributeError as error:
+            raise InputError(f"{owner}: inherit= names '{path}', which student and teacher must both have") from error
+        state, wanted = theirs.state_dict(), mine.state_dict()
+        different = sorted(
+            key
+            for key in state.keys() | wanted.keys()
+            if key not in state or key not in wanted or state[key].shape != wanted[key].shape
+        )
+        if different or not wanted:
+            raise InputError(
+                f"{owner}: inherit= asks for equal modules, but '{path}' of student and '{teacher.name}' differ in "
+                f"{', '.join(different[:_NAMED]) or 'having no weights at all'}: leave it out"
+            )
+        mine.load_state_dict(state)

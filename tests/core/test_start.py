@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from perceptkd.core import DistillModel
 from perceptkd.core.errors import InputError
 from perceptkd.core.slicing import slice_weights
 from perceptkd.core.source import build_model, read_model_source
+from perceptkd.core.start import inherit_modules
 from perceptkd.engine.student import student_config
 
 LOW, HIGH = [0, -7.68, -3], [15.36, 7.68, 1]
@@ -102,3 +104,68 @@ def test_a_compact_student_is_exported_and_listed_as_a_config_of_its_own(
     assert sizes == [308_680, 308_680]
     assert list_taps(["run.py", "--filter", "^neck$"]) == 0
     assert "SECONDFPN" in capsys.readouterr().out
+
+
+def heirs(inherit: Any, *, distill: bool = True, channels: int = 4, **teacher: Any) -> DistillModel:
+    """A toy student of 4 channels whose distiller inherits modules of a toy teacher."""
+    model = DistillModel(
+        {"type": "perceptkd.ToyDetector"},
+        teachers={
+            "teacher": {
+                "config": {"type": "perceptkd.ToyDetector", "channels": channels},
+                "allow_random": True,
+                **teacher,
+            }
+        },
+        distillers=[{"type": "perceptkd.ToyDistiller", "inherit": inherit, "adapters": {"feature": None}}],
+        distill=distill,
+    )
+    model.init_weights()
+    return model
+
+
+def test_a_student_inherits_the_modules_that_its_distiller_names_and_no_others() -> None:
+    """A copy, so that training does not move the teacher; the control has none of it."""
+    model = heirs(["neck", "bbox_head.score"])
+    theirs = model.distillers.teachers["teacher"].model
+    for path, equal in (("neck.reduce", True), ("bbox_head.score", True), ("backbone.0", False)):
+        mine, other = model.student.get_submodule(path).weight, theirs.get_submodule(path).weight
+        assert torch.equal(mine, other) == equal
+        assert mine.requires_grad
+        assert mine.data_ptr() != other.data_ptr()
+    torch.manual_seed(5)
+    plain = heirs(["neck"], distill=False).student.state_dict()
+    torch.manual_seed(5)
+    kept = heirs(["backbone"]).student.state_dict()
+    assert torch.equal(plain["neck.reduce.weight"], kept["neck.reduce.weight"])
+    assert not torch.equal(plain["backbone.0.weight"], kept["backbone.0.weight"])
+
+
+def test_statistics_of_batch_norm_are_inherited() -> None:
+    model = DistillModel(
+        {"type": "perceptkd.ToyDetector"},
+        teachers={"teacher": {"config": {"type": "perceptkd.ToyDetector"}, "allow_random": True}},
+        distillers=[{"type": "perceptkd.ToyDistiller", "inherit": "backbone"}],
+    )
+    model.distillers.teachers["teacher"].model.backbone[1].running_mean.fill_(0.5)
+    model.init_weights()
+    assert model.student.backbone[1].running_mean.tolist() == [0.5] * 4
+
+
+@pytest.mark.parametrize(
+    ("inherit", "options", "message"),
+    [
+        (["nek"], {}, "inherit= names 'nek', which student and teacher must both have"),
+        (["neck"], {"channels": 6}, "differ in reduce.bias, reduce.weight: leave it out"),
+        (["backbone.2"], {}, "having no weights at all"),
+    ],
+)
+def test_what_cannot_be_inherited_is_named(inherit: list, options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        heirs(inherit, **options)
+
+
+def test_a_cached_teacher_has_nothing_to_inherit() -> None:
+    cached = SimpleNamespace(model=None, name="lidar")
+    with pytest.raises(InputError, match="needs the weights of 'lidar', and a cached teacher has none"):
+        inherit_modules(torch.nn.Linear(1, 1), cached, ["0"], owner="toy")
