@@ -146,6 +146,7 @@ def build_runner(
     if auto_scale_lr:
         _enable_lr_scaling(config)
     prepare_processes(config)
+    _log_validations_by_step(config)
     _separate_runs(config)
     try:
         return runner_type.from_cfg(config)
@@ -175,6 +176,14 @@ def _enable_lr_scaling(config: Config) -> None:
     if "base_batch_size" not in config.get("auto_scale_lr", {}):
         raise UserError("--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config")
     config.auto_scale_lr.enable = True
+
+
+def _log_validations_by_step(config: Config) -> None:
+    """Of a loop without epochs: MMEngine would log all validations at epoch 0."""
+    hooks = config.get("default_hooks") or {}
+    logger = hooks.get("logger", {"type": "LoggerHook"})
+    if "max_iters" in (config.get("train_cfg") or {}) and logger and logger["type"] == "LoggerHook":
+        config.default_hooks = {**hooks, "logger": {"log_metric_by_epoch": False, **logger}}
 
 
 def _separate_runs(config: Config) -> None:

@@ -8,7 +8,8 @@ import torch
 from mmengine.config import Config
 
 from perceptkd.cli.arguments import UserError
-from perceptkd.cli.train import build_runner, main, read_config
+from perceptkd.cli.train import build_runner, main, read_config, train
+from perceptkd.visualization.curves import load_scalars
 
 
 def test_distilled_run_writes_what_the_readme_says(distilled_run: Path) -> None:
@@ -36,6 +37,22 @@ def test_resume_goes_on_from_the_latest(tiny_folder: Path, tmp_path: Path) -> No
     assert main([*arguments, "--resume", "--cfg-options", "train_cfg.max_epochs=2"]) == 0
     assert (tmp_path / "epoch_1.pth").stat().st_mtime_ns == first
     assert Path((tmp_path / "last_checkpoint").read_text()).name == "epoch_2.pth"
+
+
+@pytest.mark.parametrize(
+    ("loop", "steps"),
+    [
+        ({"type": "EpochBasedTrainLoop", "max_epochs": 2, "val_interval": 1}, [1, 2]),
+        ({"type": "IterBasedTrainLoop", "max_iters": 4, "val_interval": 2}, [2, 4]),
+    ],
+)
+def test_validations_are_logged_with_the_epoch_or_step_they_were_made_at(
+    tiny_folder: Path, tmp_path: Path, loop: dict, steps: list[int]
+) -> None:
+    options = {"train_cfg": {"_delete_": True, **loop}, "default_hooks.checkpoint.by_epoch": "max_epochs" in loop}
+    train(tiny_folder / "retinanet.py", work_dir=str(tmp_path), options=options)
+    records = load_scalars(tmp_path)
+    assert [record["step"] for record in records if "coco/bbox_mAP" in record] == steps
 
 
 def test_flags_reach_the_runner(tiny_folder: Path, tmp_path: Path) -> None:
