@@ -25,7 +25,7 @@ model = dict(
         )
     ],
 )
-train_cfg = dict(val_begin=3, val_interval=1)  # the validation before the last shows whether a run has settled
+train_cfg = dict(val_begin=3, val_interval=1)  # a validation before the last fifth shows whether a run has settled
 val_dataloader = dict(dataset=dict(pipeline={{_base_.lidar_test_pipeline}}))
 test_dataloader = dict(dataset=dict(pipeline={{_base_.lidar_test_pipeline}}))
 default_hooks = dict(checkpoint=dict(save_best="nuscenes/near_mAP", rule="greater"))

@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
+from perceptkd.cli.compare import settled
 from perceptkd.core.source import read_model_source
 from perceptkd.models.bev.geometry import BEVGrid
 from perceptkd.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
@@ -15,6 +16,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.py"))
 LEAVES = [name for name in ALL if not name.startswith("_base_")]
 BEV = [name for name in LEAVES if not name.startswith(("seg/", "pvd/"))]
+COMPARED = [name for name in LEAVES if "_sim" in name and not name.startswith("bev/")]
 SIM = [name for name in LEAVES if name.startswith("bev/") and name.endswith("_sim.py")]
 FULL = [name for name in LEAVES if name.startswith("bev/") and name.endswith("_full.py")]
 
@@ -53,6 +55,14 @@ def test_is_short(name: str) -> None:
 def test_the_best_checkpoint_is_chosen_by_a_named_metric(name: str) -> None:
     hook = HOOKS.build(load(name).default_hooks.checkpoint)
     assert hook.rules in (["greater"], ["less"])  # 'auto' finds out at the end of the first epoch, or fails there
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_a_validation_before_the_last_fifth_tells_whether_a_run_has_settled(name: str) -> None:
+    loop = load(name).train_cfg
+    last = loop.get("max_epochs") or loop.max_iters
+    made = [step for step in range(loop.val_begin, last + 1) if step % loop.val_interval == 0 or step == last]
+    assert settled([{"mAP": 0.3, "step": step} for step in made], "mAP")
 
 
 @pytest.mark.parametrize("name", BEV)
