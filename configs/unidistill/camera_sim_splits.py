@@ -1,4 +1,4 @@
-# The teacher of unidistill_camera2lidar_sim.py: the student of unidistill_lidar2camera_sim.py, without a teacher.
+# The teacher of unidistill_camera2lidar_sim.py: the student of unidistill_lidar2camera_sim_long.py, without a teacher.
 _base_ = [
     "../_base_/models/bev_camera_sim.py",
     "../_base_/datasets/nuscenes_sim_splits.py",
