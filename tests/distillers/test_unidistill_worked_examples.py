@@ -12,7 +12,9 @@ from perceptkd.core.bev import gaussian_mask, sample_points
 from perceptkd.distillers.unidistill import (
     UniDistill,
     _similarity,
+    class_probability,
     key_points,
+    response_loss,
 )
 
 BOX_A = (10.0, 5.0, 4.0, 2.0, math.pi / 6)
@@ -169,9 +171,18 @@ class TestResponse:
         half = make_head(-1.095, 0.3)
         assert respond(half, head, [[CAR]], legacy=True)[0] == pytest.approx(0, abs=5e-7)
 
+    @pytest.mark.parametrize(("clamp", "expected"), [(1e-4, 9.99938e-5), (1e-3, 9.99938e-4)])
+    def test_w5_clamp_of_the_teacher_beside_a_student_at_0(self, clamp: float, expected: float) -> None:
+        mask = gaussian_mask(torch.tensor([CAR]), torch.tensor([0]), shape=(1, 180, 180), extent=(-54, -54, 54, 54))
+        weight = mask[mask > 0]
+        student, logits = torch.zeros(len(weight), 10), torch.full((len(weight), 10), -40.0)
+        teacher = class_probability(logits, temperature=2.0, clamp=clamp)
+        loss = response_loss(student, teacher, weight, total_weight=weight.sum(), mode="max")
+        assert loss.item() == pytest.approx(expected, rel=5e-7)
+
     @pytest.mark.parametrize(("clamp", "expected"), [(1e-4, 0.0), (1e-3, 8.99944e-4)])
     def test_w5_clamp(self, respond: Make, make_head: Make, clamp: float, expected: float) -> None:
-        """The worked numbers are for a student at 0, which the method keeps 1e-4 away."""
+        """The method keeps the student 1e-4 away from 0, too."""
         head = make_head(-40.0, 0.0)
         assert respond(head, head, [[CAR]], clamp=clamp, legacy=True)[0] == pytest.approx(expected, rel=1e-5)
 
