@@ -48,7 +48,9 @@ def cache_teacher(
     whole_maps: bool = False,
     amp: bool = False,
 ) -> int:
-    """Stores the taps of a teacher for every sample of the training, of each epoch where it is augmented anew.
+    """Stores the taps of a teacher for every sample of the training, once for each of its augmentations.
+
+    All epochs are loaded, as only that tells which inputs are new; the teacher runs on those alone.
 
     Args:
         config: A distillation config.
@@ -86,10 +88,11 @@ def cache_teacher(
         for each in seeded:
             each.set_epoch(0, seed=seed)
         size, total = bytes_per_sample(dataset, collect, writer), epochs * len(dataset)
+        anew = f", {size * total / GIB:.2f} GiB where each of {epochs} epochs augments anew" if epochs > 1 else ""
         print(
             f"of BEV maps it stores {'every cell' if reach is None else f'the cells near boxes, within {reach}'}\n"
-            f"it computes in {fingerprint['precision']} and will take about {size * total / GIB:.2f} GiB in all, "
-            f"{size / MIB:.2f} MiB for each of {len(dataset)} samples in {epochs} epochs; "
+            f"it computes in {fingerprint['precision']} and will take about {size * len(dataset) / GIB:.2f} GiB, "
+            f"{size / MIB:.2f} MiB for each of {len(dataset)} samples{anew}; "
             f"{shutil.disk_usage(folder).free / GIB:.0f} GiB are free",
             flush=True,
         )

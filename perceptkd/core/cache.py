@@ -1,7 +1,8 @@
-"""Offline teacher store: what a teacher's taps gave for every (sample, view), memory-mapped.
+"""Offline teacher store: what a teacher's taps gave for every sample and augmentation of it, memory-mapped.
 
-A folder holds ``manifest.json`` (what it was made from) and shards (:mod:`perceptkd.core.cache_shard`). Every file is
-written beside its place and renamed.
+An entry is found by a sample's name and the checksum of what the teacher was given. A folder holds ``manifest.json``
+(what it was made from) and shards (:mod:`perceptkd.core.cache_shard`). Every file is written beside its place and
+renamed.
 """
 
 import json
@@ -19,7 +20,7 @@ from perceptkd.core.cache_key import SampleKey
 from perceptkd.core.cache_shard import CacheError, ShardReader, check_shards, read_indices, row_keys
 from perceptkd.core.tap import TapSpec, parse_tap
 
-FORMAT = 5
+FORMAT = 6
 GEOMETRY = ("layout", "extent", "stride")
 
 
@@ -127,7 +128,7 @@ class TeacherCache:
     def _find(self, key: SampleKey) -> tuple[int, np.ndarray]:
         if key in self._places:
             return self._places[key]
-        view = f" with view '{key.view}' (seed-epoch-index)" if key.view is not None else ""
+        view = f" as in view '{key.view}' (seed-epoch-index)" if key.view is not None else ""
         if any((other.sample, other.view) == (key.sample, key.view) for other in self._places):
             raise CacheError(
                 f"The teacher cache {self.folder} was written from other inputs for sample '{key.sample}'{view}: the "

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,23 @@ MODEL_LIBRARIES = ("onedl-mmengine", "onedl-mmcv", "onedl-mmdetection", "mmdet3d
 MODEL_SOURCE = ("models", "ops")
 #: Bytes of a name or view; longer ones (paths) are stored as their hash.
 MAX_NAME = 128
+#: How keys of metainfo end that say where files lie, and so nothing of what is in them.
+PLACES = ("path", "filename")
 
 
 @dataclass(frozen=True)
 class SampleKey:
-    """Attributes:
-    sample: The data set's name of it.
-    view: Which augmentation of it, as ``seed-epoch-index``; None where the data set does not say.
-    content: Checksum of its raw inputs, of all numbers in its metainfo (calibration, augmentation) and of its
-        annotated boxes, about which a store may keep the maps alone.
+    """Equal keys have equal ``sample`` and ``content``: one that no epoch augments anew has the same key in all.
+
+    Attributes:
+        sample: The data set's name of it.
+        view: Which augmentation of it, as ``seed-epoch-index``, for messages; None where the data set does not say.
+        content: Checksum of its raw inputs, of all numbers and text in its metainfo (calibration, augmentation,
+            prompts) but paths, and of its annotated boxes, about which a store may keep the maps alone.
     """
 
     sample: str
-    view: str | None
+    view: str | None = field(compare=False)
     content: int
 
 
@@ -49,7 +53,8 @@ def sample_keys(batch: Any) -> list[SampleKey]:
         if name is None:
             raise InputError(f"A cached teacher needs one of {', '.join(NAMES)} in the samples' metainfo (meta_keys)")
         view = sample.metainfo.get("view")
-        content = _checksum([_pick(inputs, number), *_numbers(sample.metainfo), *_annotations(sample)])
+        told = _values({key: value for key, value in sample.metainfo.items() if key != "view"})
+        content = _checksum([_pick(inputs, number), *told, *_annotations(sample)])
         keys.append(SampleKey(_short(str(name)), None if view is None else _short(str(view)), content))
     return keys
 
@@ -115,17 +120,20 @@ def _pick(inputs: Any, number: int) -> Any:
     return inputs[number]
 
 
-def _numbers(metainfo: Any) -> Iterator[np.ndarray]:
-    """The values of a sample's metainfo that are numbers or arrays of numbers."""
+def _values(metainfo: Any) -> Iterator[Any]:
+    """The values of a sample's metainfo that are numbers, arrays of numbers or text, without paths."""
     if isinstance(metainfo, Mapping):
         for key in sorted(metainfo, key=str):
-            yield from _numbers(metainfo[key])
-    elif not isinstance(metainfo, str | bytes):
+            if not str(key).endswith(PLACES):
+                yield from _values(metainfo[key])
+    elif isinstance(metainfo, str | bytes):
+        yield metainfo
+    else:
         try:
             yield np.asarray(metainfo, dtype=np.float64)
-        except (TypeError, ValueError):  # names and types, which say nothing of geometry, or a list with such in it
+        except (TypeError, ValueError):  # a type, which says nothing of the sample, or a list with such or text in it
             for item in metainfo if isinstance(metainfo, list | tuple) else ():
-                yield from _numbers(item)
+                yield from _values(item)
 
 
 def _annotations(sample: Any) -> Iterator[Any]:
@@ -139,7 +147,7 @@ def _annotations(sample: Any) -> Iterator[Any]:
 
 def _checksum(value: Any, start: int = 0) -> int:
     if isinstance(value, str | bytes):
-        return zlib.crc32(value.encode() if isinstance(value, str) else value, start)
+        return zlib.crc32(b"\0", zlib.crc32(value.encode() if isinstance(value, str) else value, start))
     if isinstance(value, Mapping):
         return _checksum([part for key in sorted(value, key=str) for part in (str(key), value[key])], start)
     if isinstance(value, Sequence):

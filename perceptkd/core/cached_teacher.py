@@ -13,7 +13,7 @@ from perceptkd.core.teacher_config import active_precision
 
 
 class CachedTeacher:
-    """A teacher's stored outputs, read by (sample, view) in place of running it.
+    """A teacher's stored outputs, read by sample and content in place of running it.
 
     Args:
         name: Its name in the config.

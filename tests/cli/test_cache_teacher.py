@@ -11,10 +11,11 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 
 from perceptkd.cli.arguments import UserError
-from perceptkd.cli.cache_teacher import main, training_precision
+from perceptkd.cli.cache_teacher import SIZED_SAMPLES, main, training_precision
 from perceptkd.cli.train import read_config
 from perceptkd.core.cache import CacheError
 from perceptkd.core.source import build_model, read_model_source
+from perceptkd.core.teacher import FrozenTeacher
 from perceptkd.datasets.seeded import collect_seeded_datasets
 from perceptkd.registry import DATASETS, MODELS
 
@@ -36,13 +37,13 @@ def job(tiny_comparison: Path) -> tuple[Path, Config]:
 
 
 def terms(
-    config: Config, *, kind: str, epoch: int, size: int = 1, bf16: bool = False, **teacher: Any
+    config: Config, *, kind: str, epoch: int, size: int = 1, seed: int = 0, bf16: bool = False, **teacher: Any
 ) -> dict[str, torch.Tensor]:
     """What the distiller adds to the loss of the first training samples in an epoch."""
     with DefaultScope.overwrite_default_scope("mmdet3d"):
         dataset = DATASETS.build(config.train_dataloader.dataset)
         for seeded in collect_seeded_datasets(dataset):
-            seeded.set_epoch(epoch, seed=0)
+            seeded.set_epoch(epoch, seed=seed)
         torch.manual_seed(0)
         options = {"lidar": {**config.model.teachers.lidar, **teacher}}
         model = MODELS.build({**config.model, "teachers": options, "distillers": [{"type": kind, "teacher": "lidar"}]})
@@ -83,12 +84,40 @@ def test_a_second_run_continues_and_adds_nothing(
     assert main(arguments) == main(arguments) == 0
     output = capsys.readouterr().out
     assert ": 0 samples added" in output.splitlines()[-2]
-    told = float(output.split("it computes in fp32 and will take about ")[1].split("GiB in all, ")[1].split(" MiB")[0])
+    told = float(output.split("it computes in fp32 and will take about ")[1].split(" GiB, ")[1].split(" MiB")[0])
     samples = int(output.split("for each of ")[1].split()[0])
     stored = sum(path.stat().st_size for path in store.glob("*.bin")) / 2**20
     assert stored == pytest.approx(told * samples, rel=0.25)  # how much of a map is near boxes differs
     assert main([*arguments, "model.distillers.0.teacher_taps.feature=backbone"]) == 2
     assert "Write another folder, or delete this one" in capsys.readouterr().err
+
+
+def test_data_that_no_epoch_augments_anew_are_stored_once_and_for_every_seed(
+    job: tuple[Path, Config], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, config = job
+    steps = config.train_dataloader.dataset.dataset.to_dict()["pipeline"]
+    steps = [{**step, "training": False} if step["type"].endswith("AugmentImages") else step for step in steps]
+    fixed = path.with_name("fixed.py")
+    pipeline = [step for step in steps if step["type"] != "perceptkd.AugmentBEV"]
+    fixed.write_text(
+        f"_base_ = ['{path.name}']\ntrain_dataloader = dict(dataset=dict(dataset=dict(pipeline={pipeline})))\n"
+    )
+    plain, runs, collect = read_config(str(fixed)), [], FrozenTeacher.collect
+    monkeypatch.setattr(FrozenTeacher, "collect", lambda self, batch: runs.append(1) or collect(self, batch))
+    store = tmp_path / "store"
+    assert main([str(fixed), "--out", str(store), "--epochs", "3", "--dtype", "float32", *FP32]) == 0
+    output = capsys.readouterr().out
+    samples = int(output.split("for each of ")[1].split()[0])
+    assert "where each of 3 epochs augments anew" in output
+    assert f": {samples} samples added" in output
+    assert len(runs) == samples + min(samples, SIZED_SAMPLES)
+    when = {"kind": DISTILLERS[0], "epoch": 7, "seed": 5}
+    live, cached = (terms(plain, **when, **role) for role in ({}, {"role": "cached", "cache": str(store)}))
+    for name, value in live.items():
+        torch.testing.assert_close(cached[name], value, rtol=1e-5, atol=1e-7)
+    with pytest.raises(CacheError, match=r"has no sample '.*' as in view '5-7-0'"):
+        terms(config, **when, role="cached", cache=str(store))
 
 
 def test_a_store_is_computed_in_the_precision_of_the_training(job: tuple[Path, Config], tmp_path: Path) -> None:

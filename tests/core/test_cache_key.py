@@ -49,6 +49,9 @@ def test_the_content_of_a_sample_is_all_that_its_outputs_depend_on() -> None:
         assert content(changed) != before
     assert content(points, matrix=2.0) != before
     assert content(points, x=1.0) != before
+    assert content(points, view="0-1-0", img_path=["b"]) == before
+    assert content(points, text="a red car") != before
+    assert len({content(points, text=text) for text in (["a", "bc"], ["ab", "c"])}) == 2
     nested = [content(points, cameras={"front": ["a", {"angle": angle}]}) for angle in (1.0, 2.0)]
     assert len({before, *nested}) == 3
 

@@ -12,7 +12,7 @@ import torch
 from perceptkd.core import cache_shard
 from perceptkd.core.box_reach import BoxReach
 from perceptkd.core.cache import CacheError, TeacherCache
-from perceptkd.core.cache_key import SampleKey
+from perceptkd.core.cache_key import SampleKey, sample_keys
 from perceptkd.core.cache_writer import TeacherCacheWriter, write_cache
 from perceptkd.core.tap import Tap, TapSpec, parse_tap
 
@@ -38,21 +38,23 @@ def test_taps_whose_names_differ_in_signs_alone_are_kept_apart(tmp_path: Path) -
 
 
 def test_samples_views_and_contents_are_told_apart(tmp_path: Path) -> None:
-    keys = [SampleKey(*parts) for parts in (("a", "0-0-0", 7), ("a", "0-1-0", 7), ("b", "0-0-0", 7), ("a", "0-0-0", 8))]
+    keys = [SampleKey(*parts) for parts in (("a", "0-0-0", 7), ("a", "0-1-0", 9), ("b", "0-0-0", 7), ("a", "0-0-0", 8))]
     values = torch.randn(2, 2, 3)
     write(tmp_path, *values, keys=keys, dtype="float32")
     cache = TeacherCache(tmp_path)
     assert torch.equal(cache.read(keys, NECK), values.flatten(0, 1))
-    with pytest.raises(CacheError, match=r"no sample 'a' with view '0-2-0' \(seed-epoch-index\)\. Run tools/cache_t"):
-        cache.read([SampleKey("a", "0-2-0", 7)], NECK)
+    with pytest.raises(CacheError, match=r"no sample 'a' as in view '0-2-0' \(seed-epoch-index\)\. Run tools/cache_t"):
+        cache.read([SampleKey("a", "0-2-0", 6)], NECK)
     with pytest.raises(CacheError, match=r"no sample 'a'\. Run"):
-        cache.read([SampleKey("a", None, 7)], NECK)
-    with pytest.raises(CacheError, match="from other inputs for sample 'b' with view '0-0-0'"):
+        cache.read([SampleKey("a", None, 6)], NECK)
+    with pytest.raises(CacheError, match="from other inputs for sample 'b' as in view '0-0-0'"):
         cache.read([SampleKey("b", "0-0-0", 8)], NECK)
 
 
 def test_a_sample_that_is_there_is_not_stored_again(tmp_path: Path) -> None:
-    batches = [{"inputs": [torch.zeros(1)], "data_samples": [SimpleNamespace(metainfo={"token": t})]} for t in "aab"]
+    """Nor in another view with the same inputs, for which the teacher does not run; a training may read any view."""
+    metas = [{"token": token, "view": f"0-{epoch}-0"} for epoch, token in enumerate("aab")]
+    batches = [{"inputs": [torch.zeros(1)], "data_samples": [SimpleNamespace(metainfo=meta)]} for meta in metas]
     runs = []
 
     def collect(batch: Any) -> Any:
@@ -60,7 +62,10 @@ def test_a_sample_that_is_there_is_not_stored_again(tmp_path: Path) -> None:
         return {"t": Tap(NECK, [torch.zeros(1, 3)])}
 
     assert write_cache(collect, batches, TeacherCacheWriter(tmp_path, {})) == len(runs) == 2
-    assert len(TeacherCache(tmp_path)) == 2
+    cache = TeacherCache(tmp_path)
+    assert len(cache) == 2
+    metas[0]["view"] = "5-7-0"
+    assert torch.equal(cache.read(sample_keys(batches[0]), NECK), torch.zeros(1, 3).half())
 
 
 @pytest.mark.parametrize("value", [torch.arange(2), torch.tensor([True, False]), torch.randn(2, 1, 2, 1, 2, 1)])

@@ -100,7 +100,7 @@ class PackedDataset(Dataset):
 
 
 def test_contract_12_the_key_is_the_caches_view() -> None:
-    """A teacher cache tells augmentations of a sample apart by the key that made them, and by nothing else here."""
+    """A teacher cache names augmentations of a sample by the key that made them; their inputs tell them apart."""
     dataset = SeededDataset(PackedDataset())
     keys = {}
     for seed, epoch in ((5, 0), (5, 1), (6, 0), (5, 0)):
