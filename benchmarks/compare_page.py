@@ -77,4 +77,12 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
         rows.append("")
     if result.get("options"):
         rows.append(f"Options: `{json.dumps(result['options'])}`.\n")
-    return "\n".join([*rows, source(result)])
+    return "\n".join([*rows, source(result), *_renamed(name, result)])
+
+
+def _renamed(name: str, result: Mapping[str, Any]) -> list[str]:
+    """What the config of a comparison is called now, where its record ``<config stem>[.<variant>]`` was renamed."""
+    stem, config = name.split(".")[0], Path(result["config"])
+    if stem == config.stem:
+        return []
+    return [f"At that revision the config was called `{config.name}`; now it is `{stem}.py`.\n"]
