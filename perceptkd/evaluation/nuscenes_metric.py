@@ -49,8 +49,10 @@ class NuScenesMetric(BaseMetric):
 
     Args:
         data_root: nuScenes folder with the tables.
-        ann_file: Info file, relative to ``data_root``; it names the version and the split.
-        split: Split to evaluate on, where the info file names none (one made by mmdet3d).
+        ann_file: Info file, relative to ``data_root``; it names the version and, if ``create_data.py`` made it, the
+            split.
+        split: Split to evaluate on. By default that of the info file; where it names none (one made by mmdet3d), the
+            official one of its version that is evaluated on (``val``, ``mini_val`` or ``test``).
         out_dir: Where ``results_nusc.json`` and ``metrics_summary.json`` go; nowhere by default.
         format_only: Write the results and do not evaluate (the test split has no ground truth). The devkit's own
             loader reads the file before it gets its name.
@@ -126,8 +128,7 @@ class NuScenesMetric(BaseMetric):
             max_boxes = self.config.max_boxes_per_sample
             write_submission(self.out_dir, frames, inputs=self.inputs, check_max_boxes=max_boxes)
             return {}
-        version = infos["metainfo"]["version"]
-        split = self.split or infos["metainfo"].get("split") or DEFAULT_SPLITS[version][-1]
+        version, split = infos["metainfo"]["version"], self._split(infos["metainfo"])
         truth = cached_truth(self.data_root, version, split)
         if frames.keys() != set(truth.tokens):
             raise InputError(
@@ -152,6 +153,18 @@ class NuScenesMetric(BaseMetric):
             near = summarise(*score(truth, frames, self.near_config))
             report |= {f"near_{name}": value for name, value in near.items() if name.startswith(("mAP", "NDS"))}
         return report
+
+    def _split(self, metainfo: Mapping[str, Any]) -> str:
+        """The split to evaluate on, see ``split``."""
+        if split := self.split or metainfo.get("split"):
+            return split
+        version = metainfo["version"]
+        if version not in DEFAULT_SPLITS:
+            raise InputError(
+                f"{self.ann_file} names no split, and its version {version!r} has no official ones (those of "
+                f"{', '.join(DEFAULT_SPLITS)} are known): set split= of the metric"
+            )
+        return DEFAULT_SPLITS[version][-1]
 
     def _load_infos(self) -> dict[str, Any]:
         if not self.ann_file.is_file():

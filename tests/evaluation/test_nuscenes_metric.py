@@ -17,6 +17,7 @@ from mmengine.structures import InstanceData
 from nuscenes.eval.common.loaders import load_prediction
 from nuscenes.eval.detection.data_classes import DetectionBox
 
+from perceptkd.core.errors import InputError
 from perceptkd.datasets.nuscenes_infos import CLASSES, create_nuscenes_infos, info_path, load_tables
 from perceptkd.evaluation import nuscenes_metric
 from perceptkd.evaluation.nuscenes_metric import NuScenesMetric
@@ -147,6 +148,37 @@ def test_custom_split(custom_world, tiny_world):
     report = evaluate(custom_world, ann_file=info_path(custom_world, "report").name)
     assert report == evaluate(tiny_world)
     assert evaluate(custom_world, ann_file=info_path(custom_world, "tune").name) != report
+
+
+@pytest.fixture
+def unnamed(tiny_world, tmp_path):
+    """Writes an info file that names no split, of a version, and returns the folder."""
+    root = tmp_path / "nuscenes"
+    shutil.copytree(tiny_world, root)
+
+    def write(version):
+        content = pickle.loads((tiny_world / INFO_FILE).read_bytes())
+        del content["metainfo"]["split"]
+        content["metainfo"]["version"] = version
+        (root / "unnamed.pkl").write_bytes(pickle.dumps(content))
+        return root
+
+    return write
+
+
+def test_split_of_an_info_file_without_one(unnamed, tiny_world):
+    """The official one of the version, unless the metric is given another, which then holds."""
+    root = unnamed("v1.0-mini")
+    assert evaluate(root, ann_file="unnamed.pkl") == evaluate(tiny_world)
+    for ann_file in ("unnamed.pkl", INFO_FILE):
+        with pytest.raises(InputError, match="frames and split mini_train of"):
+            evaluate(root, ann_file=ann_file, split="mini_train")
+
+
+def test_info_file_of_an_unknown_version(unnamed):
+    root = unnamed("v9.9-own")
+    with pytest.raises(InputError, match=r"unnamed.pkl names no split, and its version 'v9.9-own' has no official"):
+        evaluate(root, ann_file="unnamed.pkl")
 
 
 def test_results_and_summary_are_kept(tiny_world, tmp_path):
