@@ -25,6 +25,7 @@ from perceptkd.cli.arguments import (
 )
 from perceptkd.cli.train import read_config
 from perceptkd.core.cache import flatten
+from perceptkd.core.random_state import isolated_random_state
 from perceptkd.core.tap import Tap
 from perceptkd.core.teacher import EMATeacher, FrozenTeacher
 from perceptkd.datasets.seeded import collect_seeded_datasets
@@ -86,9 +87,10 @@ def _copied(taps: Mapping[str, Tap]) -> dict[str, Tap]:
 
 
 def build_dataset(config: Config) -> Any:
-    """The training data, which must be there."""
+    """The training data, which must be there; a data set that draws its frames at random draws the same every time."""
     check_data(config, stages=("train",))
-    dataset = DATASETS.build(config.train_dataloader.dataset)
+    with isolated_random_state(0):
+        dataset = DATASETS.build(config.train_dataloader.dataset)
     for seeded in collect_seeded_datasets(dataset):
         seeded.set_epoch(0, seed=0)
     return dataset
@@ -109,7 +111,7 @@ def estimate(config: Config, dataset: Any, *, autocast: bool = False) -> tuple[l
     if optimizer not in OPTIMIZER_STATES:
         raise UserError(f"what {optimizer} keeps per parameter is not known; known are {', '.join(OPTIMIZER_STATES)}")
     batches = [pseudo_collate([dataset[index] for index in range(size)]) for size in (1, 2)]
-    model: Any = MODELS.build(_with_random_teachers(config.model))
+    model: Any = MODELS.build(with_random_teachers(config.model))
     precision = torch.autocast("cpu", dtype=torch.bfloat16) if autocast else nullcontext()
 
     def line(name: str, owner: nn.Module, function: Callable[[Any], Any], optimizer: str | None = None) -> Line:
@@ -186,7 +188,7 @@ def cached_values(taps: Mapping[str, Tap]) -> int:
     return sum(leaf.numel() for tap in places.values() for leaf in flatten(tap.value)[1])
 
 
-def _with_random_teachers(model: Mapping[str, Any]) -> dict[str, Any]:
+def with_random_teachers(model: Mapping[str, Any]) -> dict[str, Any]:
     """The model's config with teachers that need no checkpoint and no cache: neither changes what they cost."""
     random = {"checkpoint": None, "allow_random": True, "compile": False}
     teachers = {

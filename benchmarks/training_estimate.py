@@ -1,0 +1,114 @@
+"""What distillation on nuScenes takes at the published size: parameters, operations, memory, teacher cache.
+
+All paths of UniDistill, as `tools/analysis_tools/estimate.py` computes them from the operators that run: nothing is
+timed, no GPU is used. The samples are simulated, 10 sweeps and six cameras in the format of nuScenes.
+
+Usage: python benchmarks/training_estimate.py, with the world that configs/unidistill/README.md makes in
+data/simworld_splits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import operator
+import tempfile
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from measure import Row, single_row, write_results
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DefaultScope
+
+from perceptkd.cli.estimate import GIB, MIB, Line, build_dataset, estimate, quiet_libraries, with_random_teachers
+from perceptkd.cli.train import read_config
+from perceptkd.core.cache_writer import TeacherCacheWriter
+from perceptkd.engine.backends import backends
+from perceptkd.registry import MODELS
+
+PATHS = ("lidar2camera", "fusion2camera", "camera2lidar", "fusion2lidar")
+DATA = {"train_dataloader.dataset.dataset.dataset.data_root": "data/simworld_splits/nuscenes"}
+BATCH_SIZE = 5  # samples per GPU, as in the configs
+SIZED_SAMPLES = 100  # whose cells near boxes are counted
+
+
+def all_rows() -> list[Row]:
+    """The figures of all paths, and of a cache of the first one's teacher."""
+    configs = {path: read_config(f"configs/unidistill/unidistill_{path}_full.py", options=DATA) for path in PATHS}
+    first = configs[PATHS[0]]
+    rows = []
+    with quiet_libraries(), DefaultScope.overwrite_default_scope(first.default_scope):
+        dataset = build_dataset(first)  # of all paths: distillation loads both sensors
+        for path, config in configs.items():
+            lines, cached = estimate(config, dataset)
+            halved, _ = estimate(config, dataset, autocast=True)
+            rows += [*cost_rows(path, lines), *memory_rows(path, {"fp32": lines, "bf16": halved})]
+            (whole_bytes,) = cached.values()
+            rows.append(
+                single_row(
+                    f"{path}: cache of whole maps", round(whole_bytes / MIB, 1), unit="MiB a sample", note="fp16"
+                )
+            )
+        return rows + cache_rows(first, dataset)
+
+
+def cost_rows(path: str, lines: Sequence[Line]) -> list[Row]:
+    """Operations and parameters of the student's step, the teacher and both."""
+    return [
+        single_row(
+            f"{path}: {line.name}",
+            round(line.flops / 1e9, 1),
+            unit="GFLOP a sample",
+            note=f"{line.parameters / 1e6:.2f} M parameters",
+        )
+        for line in lines
+    ]
+
+
+def memory_rows(path: str, by_precision: dict[str, Sequence[Line]]) -> list[Row]:
+    """Memory of what is trained, alone and with its teacher."""
+    return [
+        single_row(
+            f"{path}: {line.name} in {precision}",
+            round(line.memory(BATCH_SIZE) / GIB, 2),
+            unit="GiB",
+            note=f"batch of {BATCH_SIZE}",
+        )
+        for precision, lines in by_precision.items()
+        for line in (lines[0], lines[-1])
+    ]
+
+
+def cache_rows(config: Config, dataset: Any) -> list[Row]:
+    """What a teacher cache takes of the cells near boxes, which it keeps by default."""
+    model: Any = MODELS.build(with_random_teachers(config.model))
+    (teacher,) = model.distillers.teachers.values()
+    reach = functools.reduce(operator.or_, (distiller.teacher_reach() for distiller in model.distillers.each()))
+    taps = teacher.collect(pseudo_collate([dataset[0]]))
+    samples = [dataset[len(dataset) * number // SIZED_SAMPLES]["data_samples"] for number in range(SIZED_SAMPLES)]
+    with tempfile.TemporaryDirectory() as folder:
+        writer = TeacherCacheWriter(folder, {}, reach=reach)
+        stored = [writer.pack(1, taps, [sample])[0] for sample in samples]
+        place = writer.manifest["taps"]["fuser"]["leaves"][0]
+        writer.close(complete=False)
+    height, width = place["grid"]
+    boxes = fmean(len(sample.gt_instances_3d) for sample in samples)
+    note = f"mean of {SIZED_SAMPLES} samples, {boxes:.1f} boxes each"
+    near = fmean(sum(array.nbytes for array in arrays) for arrays in stored)
+    share = fmean(arrays[place["cells"]].size for arrays in stored) / (height * width)
+    return [
+        single_row("cache of the cells near boxes", round(near / MIB, 1), unit="MiB a sample", note=f"fp16, {note}"),
+        single_row("cells near boxes", round(100 * share, 1), unit="% of the map", note=note),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    write_results("training_estimate", all_rows(), backends=backends())
+
+
+if __name__ == "__main__":
+    main()
