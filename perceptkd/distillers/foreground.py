@@ -2,8 +2,10 @@
 
 Ours, not a published method. Against UniDistill (:mod:`perceptkd.distillers.unidistill`):
 
-- low-level features are compared on all cells under a box and a margin around it, not at nine points, and by direction,
-  since the scales of two encoders have nothing to do with each other;
+- the student starts with the teacher's BEV encoder and head where it has the same (``inherit=`` in the configs), so
+  that what its own encoder has to learn is the map which these can read;
+- low-level features are therefore compared as they are, on all cells under a box and a margin around it, not at nine
+  points, and with a term of their own in the background, which is most of the map and where false positives come from;
 - class outputs are compared class by class, so that a peak of the wrong class is no agreement, and only as far as the
   teacher is right: its probability counts under the boxes of a class and is 0 elsewhere;
 - regression is learned from the teacher where the teacher has found the box;
@@ -28,6 +30,7 @@ from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import canonical_bev, canonical_pair, check_equal_shapes
 from perceptkd.core.heads import box_channels, pair_heads
 from perceptkd.core.tap import Extent, Tap, Taps
+from perceptkd.core.weight import build_weight
 from perceptkd.distillers.unidistill import key_points, relation_loss
 from perceptkd.registry import DISTILLERS
 
@@ -50,17 +53,20 @@ def box_weights(
     return boxes.new_zeros(shape).index_add_(0, sample_index, share)
 
 
-def direction_loss(student: Tensor, teacher: Tensor, weight: Tensor, *, num_boxes: Tensor | float) -> Tensor:
-    """One minus the correlation over channels of two features, weighted over cells and averaged over boxes.
+def map_losses(student: Tensor, teacher: Tensor, weight: Tensor, *, num_boxes: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Absolute differences of two maps, averaged over channels: under boxes, and in the other cells.
 
     Args:
-        student: [M, C].
-        teacher: [M, C]; detached.
-        weight: [M], 1 in all for every box.
+        student: [B, C, H, W].
+        teacher: The same; detached.
+        weight: [B, H, W], see :func:`box_weights`.
         num_boxes: Boxes per rank, averaged over ranks.
+
+    Returns:
+        The mean over the cells of a box, averaged over boxes; the sum over all other cells, divided by all cells.
     """
-    student, teacher = (F.layer_norm(side, side.shape[1:], eps=1e-5) for side in (student, teacher.detach()))
-    return (weight * (1 - (student * teacher).mean(dim=1))).sum() / num_boxes
+    difference = (student - teacher.detach()).abs().mean(dim=1)
+    return (weight * difference).sum() / num_boxes, difference[weight == 0].sum() / weight.numel()
 
 
 def class_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, total_weight: Tensor | float) -> Tensor:
@@ -82,7 +88,8 @@ def class_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, total_
 class ForegroundDistill(Distiller):
     """Foreground distillation between BEV detectors (see the module). Not a published method.
 
-    Terms: ``feature`` (low-level maps), ``relation`` (high-level maps), ``response_cls`` and ``response_reg`` (heads).
+    Terms: ``feature`` and ``background`` (low-level maps), ``relation`` (high-level maps), ``response_cls`` and
+    ``response_reg`` (heads).
 
     Args:
         enlarge: Factor on the sides of a box when its cells are chosen, see
@@ -97,12 +104,13 @@ class ForegroundDistill(Distiller):
         **kwargs: Of the base class.
     """
 
-    default_weights = {"feature": 3.0, "relation": 4.0, "response_cls": 1.0, "response_reg": 1.0}
+    default_weights = {"feature": 10.0, "background": 10.0, "relation": 4.0, "response_cls": 1.0, "response_reg": 1.0}
     default_student_taps = {"low": "fuser", "high": "neck[0]", "response": "bbox_head"}
     default_teacher_taps = {"low": "fuser", "high": "neck[0]", "response": "bbox_head"}
     default_adapters = {"low": "auto", "high": None, "response": None}
     layout_aware = True
     maps_classes = True
+    background_terms = frozenset({"background"})
 
     def __init__(
         self,
@@ -130,8 +138,13 @@ class ForegroundDistill(Distiller):
         self.channel_labels = channel_labels
 
     @property
-    def box_reach(self) -> BoxReach:
-        """Boxes, read on the student's grid of cells up to twice as large; the Gaussians and a cell around them."""
+    def box_reach(self) -> BoxReach | None:
+        """Boxes, read on the student's grid of cells up to twice as large; the Gaussians and a cell around them.
+
+        None, so that a cache keeps whole maps, unless the weight of ``background`` is 0.
+        """
+        if not build_weight(self.weights["background"]).always_zero:
+            return None
         gaussians = BoxReach.of_gaussians(overlap=self.gaussian["overlap"], min_radius=self.gaussian["min_radius"] + 1)
         return BoxReach(enlarge=max(1.0, self.enlarge), cells=2) | gaussians
 
@@ -146,15 +159,15 @@ class ForegroundDistill(Distiller):
         weight = box_weights(
             boxes, sample_index, shape=(batch_size, height, width), extent=extent, enlarge=self.enlarge
         )
-        cells = weight.nonzero(as_tuple=True)
-        features = (side.permute(0, 2, 3, 1)[cells] for side in low)
+        feature, background = map_losses(*low, weight, num_boxes=num_boxes)
         points = key_points(boxes)
         high = (
             sample_points(canonical_bev(tap), points, sample_index, extent=tap_extent(tap))
             for tap in (student["high"], teacher["high"])
         )
         return {
-            "feature": direction_loss(*features, weight[cells], num_boxes=num_boxes),
+            "feature": feature,
+            "background": background,
             "relation": relation_loss(*high, num_boxes=num_boxes),
             **self._response(student["response"], teacher["response"], boxes, sample_index, step),
         }
