@@ -1,7 +1,14 @@
-# UniDistill's fusion detector with the head of its released code: nine hard positives a box, IoU-ranked NMS.
-_base_ = ["./fusion_full.py"]
+# UniDistill's fusion detector as released: nine hard positives a box, IoU-ranked NMS, its sweeps and voxel limit.
+_base_ = [
+    "../_base_/models/bev_fusion_full.py",
+    "../_base_/datasets/nuscenes_released.py",
+    "../_base_/schedules/bev_full.py",
+    "../_base_/runtime/default.py",
+]
 
 model = dict(
+    data_preprocessor=dict(voxelize=dict(max_voxels=(120000, 120000))),
     bbox_head=dict(type="perceptkd.IoUCenterHead", legacy=True, common_heads=dict(iou=(1, 2))),
     test_cfg=dict(nms_thr=0.1, pre_max_size=1500, post_max_size=100),
 )
+default_hooks = dict(checkpoint=dict(save_best="nuscenes/mAP", rule="greater"))

@@ -124,3 +124,15 @@ def test_released_path_builds_with_its_head_on_both_sides(
         assert len(model.bbox_head.task_heads) == 6
         test_cfg = {"nms_thr": 0.1, "pre_max_size": 1500, "post_max_size": 100, "score_threshold": 0.1}
         assert {key: model.bbox_head.test_cfg[key] for key in test_cfg} == test_cfg
+        voxelize = model.data_preprocessor.voxelize
+        assert voxelize is None or voxelize["max_voxels"] == (120_000, 120_000)  # quirk Q9
+
+
+@pytest.mark.parametrize("path", PUBLISHED)
+def test_released_path_keeps_close_points_and_repeats_sweeps(path: str) -> None:
+    config = load(path, "released")
+    wanted = {"type": "perceptkd.LoadPoints", "sweeps": 10, "remove_close_m": 0.0, "repeat_oldest": True}
+    loaders = [config.train_dataloader.dataset.dataset.dataset, config.val_dataloader.dataset]
+    steps = [step for dataset in loaders for step in dataset.pipeline if step.type == "perceptkd.LoadPoints"]
+    assert steps == [wanted] * (1 if path.endswith("camera") else 2)  # a camera student is scored without LiDAR
+    assert config.test_pipeline[0] == wanted

@@ -110,9 +110,13 @@ class LoadPoints(BaseTransform):
         with_age: Whether points have the fifth column; models of single sweeps often have none.
         remove_close_m: Points of earlier sweeps within this distance of the sensor, in x and in y, are the vehicle
             itself and are dropped.
+        repeat_oldest: Where a frame has fewer sweeps, add the oldest of them until there are ``sweeps``, or the key
+            frame if it has none, as UniDistill's released code does.
     """
 
-    def __init__(self, *, sweeps: int = 0, remove_close_m: float = 1.0, with_age: bool = True) -> None:
+    def __init__(
+        self, *, sweeps: int = 0, remove_close_m: float = 1.0, with_age: bool = True, repeat_oldest: bool = False
+    ) -> None:
         if sweeps and not with_age:
             raise InputError(
                 f"LoadPoints: a model needs the age of points to tell {sweeps} sweeps apart: with_age=True"
@@ -120,6 +124,7 @@ class LoadPoints(BaseTransform):
         self.sweeps = sweeps
         self.with_age = with_age
         self.remove_close_m = remove_close_m
+        self.repeat_oldest = repeat_oldest
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Adds ``points``."""
@@ -134,6 +139,8 @@ class LoadPoints(BaseTransform):
                     "set sweeps=0 or remake the info file"
                 )
             clouds += [self._load_sweep(sweep, results) for sweep in results["lidar_sweeps"][: self.sweeps]]
+        if self.repeat_oldest:
+            clouds += [clouds[-1]] * (self.sweeps + 1 - len(clouds))
         loaded = np.concatenate(clouds)[:, : 5 if self.with_age else 4]
         results["points"] = LiDARPoints(torch.from_numpy(loaded), points_dim=loaded.shape[1])
         return results
@@ -152,7 +159,7 @@ class LoadPoints(BaseTransform):
 
     def __repr__(self) -> str:
         options = f"sweeps={self.sweeps}, remove_close_m={self.remove_close_m}, with_age={self.with_age}"
-        return f"{type(self).__name__}({options})"
+        return f"{type(self).__name__}({options}, repeat_oldest={self.repeat_oldest})"
 
 
 @TRANSFORMS.register_module()

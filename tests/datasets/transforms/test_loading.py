@@ -81,6 +81,17 @@ def test_first_frame_has_no_sweeps_and_loads(tiny_world):
     assert (LoadPoints(sweeps=9)(frame)["points"].tensor[:, 4] == 0).all()
 
 
+def test_oldest_sweep_is_repeated_where_there_are_fewer(frame, tiny_world):
+    oldest = LoadPoints(sweeps=4)(frame)["points"].tensor.numpy()
+    oldest = oldest[oldest[:, 4] == oldest[:, 4].max()]
+    points = LoadPoints(sweeps=6, repeat_oldest=True)(frame)["points"].tensor.numpy()
+    assert np.array_equal(points[-len(oldest) :], oldest)
+    assert (points[:, 4] == oldest[0, 4]).sum() == 3 * len(oldest)
+    first = NuScenesDataset(str(tiny_world), INFO_FILE, filter_empty_gt=False)[0]
+    single = LoadPoints()(first)["points"].tensor
+    assert np.array_equal(LoadPoints(sweeps=2, repeat_oldest=True)(first)["points"].tensor, single.repeat(3, 1))
+
+
 def test_info_without_sweeps_is_an_error_where_sweeps_are_asked_for(frame):
     del frame["lidar_sweeps"]
     with pytest.raises(InputError, match=f"sample {frame['token']}: its info file lists no sweeps"):
