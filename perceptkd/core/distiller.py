@@ -55,7 +55,8 @@ class Distiller(nn.Module):
         class_map: Class of the student -> class or classes of the teacher, for heads that know other classes; classes
             that it does not name have the same name on both sides. None asks for equal classes.
         inherit: Modules of the student, by path, that start with the weights of the teacher's modules of the same
-            paths, as "inheriting" does in FGD and PKD; part of the distillation, and so not done in its control.
+            paths, as the releases of FGD and MGD (``init_student``, all but the backbone) and DistillBEV
+            (``inherit_head``) have it; part of the distillation, and so not done in its control.
         name: What the terms are logged under; the class name in lower case if None.
     """
 

@@ -152,8 +152,9 @@ class DistillBEV(Distiller):
     - The levels are both of our encoders' and the neck; the paper's best are the last two of three and the neck.
     - The tails of boxes with their centre outside of the map count as annotated.
 
-    Left out: copying the teacher's head into the student, which asks for equal heads; temporal fusion, which is the
-    detector's; channel attention, which the script turns off but the code still applies to false positives.
+    The release also starts the student with the teacher's task heads: that is ``inherit=["bbox_head.task_heads"]``,
+    where they are equal. Left out: temporal fusion, which is the detector's; channel attention, which the script turns
+    off but the code still applies to false positives.
 
     Args:
         levels: Which paired taps to compare.
