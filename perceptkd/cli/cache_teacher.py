@@ -22,7 +22,9 @@ from perceptkd.cli.arguments import UserError, add_config_arguments, build_parse
 from perceptkd.cli.estimate import GIB, MIB, epochs_of
 from perceptkd.cli.jobs import strings
 from perceptkd.cli.train import OUR_AMP, enable_amp, read_config
+from perceptkd.core.box_reach import BoxReach
 from perceptkd.core.cache_writer import TeacherCacheWriter, write_cache
+from perceptkd.core.class_map import head_classes
 from perceptkd.core.tap import Taps
 from perceptkd.core.teacher import FrozenTeacher, teacher_fingerprint
 from perceptkd.core.teacher_config import TeacherConfig
@@ -79,23 +81,17 @@ def cache_teacher(
     collect = _collector(holder, precision, torch.device(device))
     with precision.autocast(torch.device(device)):
         fingerprint = teacher_fingerprint(teacher, options, device=device)
-    reaches = [distiller.teacher_reach() for distiller in model.distillers.each() if teacher in distiller.teachers]
-    reach = None if whole_maps or None in reaches else functools.reduce(operator.or_, reaches)
+    reach = None if whole_maps else _reach(model, teacher)
     loader = DataLoader(
         dataset, batch_size=1, num_workers=config.train_dataloader.get("num_workers", 0), collate_fn=pseudo_collate
     )
-    with TeacherCacheWriter(folder, fingerprint, taps=holder.specs.values(), dtype=dtype, reach=reach) as writer:
+    stored = {"taps": holder.specs.values(), "classes": head_classes(holder.model), "dtype": dtype, "reach": reach}
+    with TeacherCacheWriter(folder, fingerprint, **stored) as writer:
         for each in seeded:
             each.set_epoch(0, seed=seed)
-        size, total = bytes_per_sample(dataset, collect, writer), epochs * len(dataset)
-        anew = f", {size * total / GIB:.2f} GiB where each of {epochs} epochs augments anew" if epochs > 1 else ""
-        print(
-            f"of BEV maps it stores {'every cell' if reach is None else f'the cells near boxes, within {reach}'}\n"
-            f"it computes in {fingerprint['precision']} and will take about {size * len(dataset) / GIB:.2f} GiB, "
-            f"{size / MIB:.2f} MiB for each of {len(dataset)} samples{anew}; "
-            f"{shutil.disk_usage(folder).free / GIB:.0f} GiB are free",
-            flush=True,
-        )
+        size, precise = bytes_per_sample(dataset, collect, writer), fingerprint["precision"]
+        _print_plan(size, samples=len(dataset), epochs=epochs, reach=reach, precision=precise, folder=folder)
+        total = epochs * len(dataset)
         batches = progress_bar(_batches(loader, seeded, epochs=epochs, seed=seed), total=total, unit="sample")
         return write_cache(collect, batches, writer)
 
@@ -131,6 +127,25 @@ def bytes_per_sample(dataset: Any, collect: Callable[[Any], Taps], writer: Teach
         (arrays,) = writer.pack(1, collect(batch), batch["data_samples"])
         sizes.append(sum(array.nbytes for array in arrays))
     return statistics.mean(sizes)
+
+
+def _reach(model: Any, teacher: str) -> BoxReach | None:
+    """How far around boxes the methods read that learn from the teacher; None where one of them reads whole maps."""
+    reaches = [distiller.teacher_reach() for distiller in model.distillers.each() if teacher in distiller.teachers]
+    return None if None in reaches else functools.reduce(operator.or_, reaches)
+
+
+def _print_plan(
+    size: float, *, samples: int, epochs: int, reach: BoxReach | None, precision: str, folder: Path
+) -> None:
+    anew = f", {size * samples * epochs / GIB:.2f} GiB where each of {epochs} epochs augments anew"
+    print(
+        f"of BEV maps it stores {'every cell' if reach is None else f'the cells near boxes, within {reach}'}\n"
+        f"it computes in {precision} and will take about {size * samples / GIB:.2f} GiB, "
+        f"{size / MIB:.2f} MiB for each of {samples} samples{anew if epochs > 1 else ''}; "
+        f"{shutil.disk_usage(folder).free / GIB:.0f} GiB are free",
+        flush=True,
+    )
 
 
 def _check_cacheable(config: Config, teacher: str) -> TeacherConfig:

@@ -20,7 +20,7 @@ from perceptkd.core.cache_key import SampleKey
 from perceptkd.core.cache_shard import CacheError, ShardReader, check_shards, read_indices, row_keys
 from perceptkd.core.tap import TapSpec, parse_tap
 
-FORMAT = 6
+FORMAT = 7
 GEOMETRY = ("layout", "extent", "stride")
 
 
@@ -52,6 +52,11 @@ class TeacherCache:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    @property
+    def classes(self) -> list[list[str]] | None:
+        """The class names of the teacher's head, one list per task; None if it did not say."""
+        return self.manifest["classes"]
 
     def check_fingerprint(self, expected: Mapping[str, Any]) -> None:
         """Refuses a store that was made from something else than expected."""

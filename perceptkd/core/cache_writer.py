@@ -36,6 +36,7 @@ class TeacherCacheWriter:
             the first batch tells.
         dtype: Of stored floating-point values.
         shard_bytes: How much is written at a time.
+        classes: What :func:`perceptkd.core.class_map.head_classes` says of the teacher, for methods that compare heads.
         reach: Of BEV maps store only the cells within this reach of the annotated boxes; the others are read as 0, and
             a method that reads further refuses the store. None stores whole maps.
 
@@ -51,6 +52,7 @@ class TeacherCacheWriter:
         taps: Iterable[TapSpec] = (),
         dtype: str = "float16",
         shard_bytes: int = SHARD_BYTES,
+        classes: Sequence[Sequence[str]] | None = None,
         reach: BoxReach | None = None,
     ) -> None:
         self.folder = Path(folder)
@@ -61,6 +63,7 @@ class TeacherCacheWriter:
             "format": FORMAT,
             "fingerprint": dict(fingerprint),
             "dtype": dtype,
+            "classes": None if classes is None else [list(task) for task in classes],
             "reach": None if reach is None else reach.to_json(),
             "taps": {},
             "complete": False,
@@ -163,7 +166,7 @@ class TeacherCacheWriter:
             return
         stored = read_manifest(self.folder)
         check_fingerprint(self.folder, stored["fingerprint"], self.manifest["fingerprint"])
-        for part in ("dtype", "reach"):
+        for part in ("dtype", "classes", "reach"):
             if stored[part] != self.manifest[part]:
                 raise CacheError(
                     f"The teacher cache {self.folder} holds {part} {stored[part]}, not {self.manifest[part]}. Write "

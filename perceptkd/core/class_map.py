@@ -90,10 +90,8 @@ def select_classes(
         InputError: The classes of a side are not known, or do not match.
     """
     if student_tasks is None or teacher_tasks is None:
-        raise InputError(
-            f"class_map needs the class_names of both heads, and the {'teacher' if student_tasks else 'student'}'s are "
-            "not known (a cached teacher has no model; use role='frozen')"
-        )
+        unknown = "teacher" if student_tasks else "student"
+        raise InputError(f"class_map needs the class_names of both heads, and the {unknown}'s are not known")
     sizes = [len(task) for task in teacher_tasks]
     if sizes != [task.shape[1] for task in teacher[scores]]:
         raise InputError(f"the teacher's head has tasks of {sizes} classes, but its output does not")

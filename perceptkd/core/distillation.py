@@ -175,6 +175,7 @@ class Distillation(nn.ModuleDict):
             iteration=iteration,
             student_model=student,
             teacher_models={name: t.model for name, t in self.teachers.items() if t.model is not None},
+            stored_classes={n: t.cache.classes for n, t in self.teachers.items() if isinstance(t, CachedTeacher)},
             generator=torch.Generator(device).manual_seed(seed_words(*key)[3]),
         )
 

@@ -28,6 +28,8 @@ class Step:
         student_model: The student.
         teacher_models: Teachers by name, frozen; gradients flow through them to what they are fed with. A cached
             teacher has no model and is not in here.
+        stored_classes: Of cached teachers by name, the class names of their heads as their stores know them: one list
+            per task, None if the head did not say.
         generator: Random numbers that the student's training does not notice and that a resumed run repeats.
     """
 
@@ -37,6 +39,7 @@ class Step:
     iteration: int = 0
     student_model: nn.Module | None = None
     teacher_models: Mapping[str, nn.Module] = field(default_factory=dict)
+    stored_classes: Mapping[str, list[list[str]] | None] = field(default_factory=dict)
     generator: torch.Generator = field(default_factory=torch.Generator)
 
 

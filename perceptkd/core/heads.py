@@ -116,7 +116,7 @@ def pair_heads(
         student: Tap of the student's head.
         teacher: Tap of the teacher's.
         step: Its models; where both have a ``bbox_head`` or ``pts_bbox_head`` with ``class_names``, these have to be
-            equal, or to match by the distiller's ``class_map``.
+            equal, or to match by the distiller's ``class_map``. A cached teacher's are those that its store knows.
         distiller: Who asks. With a ``class_map`` the teacher's maps come in the student's tasks and classes (see
             :func:`select_classes`).
         heatmap_key: Name of the class logits.
@@ -134,7 +134,9 @@ def pair_heads(
         has = f"the student's has {sorted(pair[0])}, the teacher's {sorted(pair[1])}"
         raise InputError(f"{method}: both heads need '{heatmap_key}' (heatmap_key=), but {has}")
     shared = [key for key in reg_keys if all(key in head for head in pair)]
-    own, other = head_classes(step.student_model), head_classes(step.teacher_models.get(distiller.teachers[0]))
+    name = distiller.teachers[0]
+    own = head_classes(step.student_model)
+    other = head_classes(step.teacher_models.get(name)) or step.stored_classes.get(name)
     if distiller.class_map is not None:
         compared = {key: pair[1][key] for key in (heatmap_key, *shared)}
         pair = pair[0], select_classes(compared, own, other, distiller.class_map, scores=heatmap_key)

@@ -14,6 +14,7 @@ from perceptkd.cli.arguments import UserError
 from perceptkd.cli.cache_teacher import SIZED_SAMPLES, main, training_precision
 from perceptkd.cli.train import read_config
 from perceptkd.core.cache import CacheError
+from perceptkd.core.errors import InputError
 from perceptkd.core.source import build_model, read_model_source
 from perceptkd.core.teacher import FrozenTeacher
 from perceptkd.datasets.seeded import collect_seeded_datasets
@@ -121,12 +122,14 @@ def test_data_that_no_epoch_augments_anew_are_stored_once_and_for_every_seed(
 
 
 def test_a_store_is_computed_in_the_precision_of_the_training(job: tuple[Path, Config], tmp_path: Path) -> None:
+    """It also knows the classes of the teacher's head, which the student's have to equal."""
     path, config = job
     store = tmp_path / "store"
     kind = DISTILLERS[0]
     options = ["--whole-maps", "--dtype", "float32", "--device", "cpu", "--cfg-options", "optim_wrapper.precision=bf16"]
     assert main([str(path), "--out", str(store), "--epochs", "1", *options]) == 0
-    assert json.loads((store / "manifest.json").read_text())["fingerprint"]["precision"] == "bf16"
+    manifest = json.loads((store / "manifest.json").read_text())
+    assert manifest["fingerprint"]["precision"] == "bf16"
     live, cached = (
         terms(config, kind=kind, epoch=0, bf16=True, **teacher)
         for teacher in ({}, {"role": "cached", "cache": str(store)})
@@ -134,6 +137,9 @@ def test_a_store_is_computed_in_the_precision_of_the_training(job: tuple[Path, C
     assert all(torch.equal(cached[name], value) for name, value in live.items())
     with pytest.raises(CacheError, match="was computed in bf16, and this training computes its teacher in fp32"):
         terms(config, kind=kind, epoch=0, role="cached", cache=str(store))
+    config.model.student.bbox_head.tasks[1].class_names.reverse()
+    with pytest.raises(InputError, match=r"other classes or another order: .* \(student\), .* \(teacher\)"):
+        terms(config, kind=kind, epoch=0, bf16=True, role="cached", cache=str(store))
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,21 @@ def test_taps_are_read_in_any_order_with_nesting_and_geometry(store: Path, check
     assert unflatten(json.loads(json.dumps(structure)), leaves) == nested
 
 
+def test_a_step_knows_the_classes_of_a_cached_teacher(tmp_path: Path, checkpoint: Path, batches: Any) -> None:
+    teacher = make_model(checkpoint).distillers.teachers["teacher"]
+    folder = tmp_path / "store"
+    write_cache(teacher.collect, batches[:1], make_writer(folder, checkpoint, classes=[("car",), ["bus", "van"]]))
+    model = make_model(checkpoint, role="cached", cache=str(folder))
+    steps: list[Any] = []
+    model.distillers["toydistiller"].loss = lambda student, teacher, step: (
+        steps.append(step) or {"feature": student["feature"].value.mean()}
+    )
+    model(RawBatch(batches[0], True), mode="loss")
+    assert steps[0].stored_classes == {"teacher": [["car"], ["bus", "van"]]}
+    with pytest.raises(CacheError, match=r"holds classes \[\['car'\], \['bus', 'van'\]\], not None"):
+        make_writer(folder, checkpoint)
+
+
 def test_the_store_is_plain_numpy_of_few_files(store: Path) -> None:
     """A sample has 4 x 4 x 4 values of one tap and 8 x 8 of the other, one behind the other."""
     shards = [f"shard-0000{number}.{kind}" for number in range(3) for kind in ("bin", "npy")]

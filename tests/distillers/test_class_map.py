@@ -68,11 +68,23 @@ def test_without_a_class_map_the_error_tells_of_it(taps: Make, step: Step) -> No
         DISTILLERS.build({"type": "perceptkd.UniDistill"}).loss(*sides, step)
 
 
-def test_a_cached_teacher_cannot_be_mapped(taps: Make, step: Step) -> None:
-    step.teacher_models = {}
-    side = taps(head([torch.randn(2, 1, 180, 180)] * 2, [torch.randn(2, 2, 180, 180)] * 2))
-    with pytest.raises(InputError, match="a cached teacher has no model"):
-        DISTILLERS.build({"type": "perceptkd.UniDistill", "class_map": CLASS_MAP}).loss(side, side, step)
+def test_a_cached_teacher_has_the_classes_of_its_store(taps: Make, step: Step) -> None:
+    """It is mapped and refused as the model is."""
+    scores, offsets = torch.randn(3, 2, 1, 180, 180), torch.randn(2, 2, 2, 180, 180)
+    sides = taps(head([*scores[:2]], [*offsets])), taps(head([scores[0], torch.cat([*scores[1:]], dim=1)], [*offsets]))
+    mapped, plain = (
+        DISTILLERS.build({"type": "perceptkd.UniDistill", "class_map": classes}) for classes in (CLASS_MAP, None)
+    )
+    expected = mapped.loss(*sides, step)
+    step.teacher_models, step.stored_classes = {}, {"teacher": TEACHER}
+    found = mapped.loss(*sides, step)
+    assert all(torch.equal(found[term], value) for term, value in expected.items())
+    step.stored_classes = {"teacher": [["truck"], ["vehicle"]]}
+    with pytest.raises(InputError, match=r"other classes or another order: .*'vehicle'.*'truck'.*'truck'.*'vehicle'"):
+        plain.loss(sides[0], sides[0], step)
+    step.stored_classes = {}
+    with pytest.raises(InputError, match="the teacher's are not known"):
+        mapped.loss(*sides, step)
 
 
 @pytest.mark.parametrize("method", ["DistillBEV", "TiGBEV"])
