@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from perceptkd.core.tap import Tap, TapSpec
-from perceptkd.distillers.foreground import ForegroundDistill, box_weights, class_divergence, direction_loss
+from perceptkd.distillers.foreground import ForegroundDistill, box_weights, class_divergence, map_losses
 
 Make = Callable[..., Any]
 EXTENT = (-6.0, -6.0, 6.0, 6.0)
@@ -61,18 +61,17 @@ class TestBoxWeights:
 
 
 class TestLosses:
-    def test_direction_ignores_scale_and_shift_of_either_side(self) -> None:
-        student, teacher, weight = torch.randn(7, 16), torch.randn(7, 16), torch.rand(7)
-        count = torch.tensor(3.0)
-        expected = 0.0
-        for one, other, share in zip(student, teacher, weight):
-            expected += float(share * (1 - torch.corrcoef(torch.stack([one, other]))[0, 1]))
-        found = direction_loss(student, teacher, weight, num_boxes=count)
-        assert found.item() == pytest.approx(expected / 3, rel=1e-3)
-        assert direction_loss(7 * student + 2, 0.5 * teacher, weight, num_boxes=count).item() == pytest.approx(
-            found.item(), rel=1e-3
-        )
-        assert direction_loss(teacher, 3 * teacher, weight, num_boxes=count) < 1e-3
+    def test_maps_by_hand(self) -> None:
+        """Two channels on 1 x 3 cells; a box with two cells, and one cell of background."""
+        student = torch.tensor([[[[1.0, 2.0, 3.0]], [[0.0, 0.0, 5.0]]]], requires_grad=True)
+        teacher = torch.zeros(1, 2, 1, 3, requires_grad=True)
+        weight = torch.tensor([[[0.5, 0.5, 0.0]]])
+        feature, background = map_losses(student, teacher, weight, num_boxes=2.0)
+        assert feature.item() == pytest.approx((0.5 * 0.5 + 0.5 * 1.0) / 2)
+        assert background.item() == pytest.approx(4.0 / 3)
+        (feature + background).backward()
+        assert teacher.grad is None
+        torch.testing.assert_close(student.grad[0, 0, 0], torch.tensor([1 / 8, 1 / 8, 1 / 6]))
 
     def test_divergence_is_zero_for_equal_logits_and_pulls_towards_the_teacher(self) -> None:
         teacher, weight = torch.randn(5), torch.ones(5)
@@ -106,7 +105,7 @@ def step_with(make_step: Make, boxes: list[tuple[float, ...]], labels: list[int]
 def test_terms_train_the_student_alone(make_step: Make) -> None:
     student, teacher = random_sides()
     terms = ForegroundDistill().loss(make_taps(*student), make_taps(*teacher), step_with(make_step, [CAR], [1]))
-    assert set(terms) == {"feature", "relation", "response_cls", "response_reg"}
+    assert set(terms) == {"feature", "background", "relation", "response_cls", "response_reg"}
     assert all(value > 0 for value in terms.values())
     sum(terms.values()).backward()
     assert all(side.grad.abs().sum() > 0 for side in student)
@@ -163,11 +162,13 @@ def test_teacher_map_of_another_area(make_step: Make) -> None:
     wide[:, :, SIZE // 2 : -SIZE // 2, SIZE // 2 : -SIZE // 2] = student[0].detach()
     teacher = make_taps(wide, *student[1:])
     teacher["low"] = Tap(TapSpec("low", layout="yx", extent=(-12.0, -12.0, 12.0, 12.0)), [wide])
-    assert ForegroundDistill().loss(make_taps(*student), teacher, step)["feature"] < 1e-3
+    found = ForegroundDistill().loss(make_taps(*student), teacher, step)
+    assert found["feature"] < 1e-3
+    assert found["background"] < 1e-3
 
 
 def test_without_regression() -> None:
-    assert set(ForegroundDistill(reg_keys=()).weights) == {"feature", "relation", "response_cls"}
+    assert set(ForegroundDistill(reg_keys=()).weights) == {"feature", "background", "relation", "response_cls"}
 
 
 @pytest.mark.parametrize("wrong", [{"enlarge": 0.0}, {"min_radius": -1}, {"overlap": 1.0}])

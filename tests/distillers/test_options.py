@@ -162,7 +162,7 @@ def test_foreground_regression(
 
 @pytest.mark.parametrize(("options", "cells"), [({}, 7 * 3), ({"enlarge": 1.0}, 5 * 1), ({"enlarge": 2.0}, 11 * 3)])
 def test_foreground_enlarge(make_step: Make, options: dict, cells: int) -> None:
-    """5.5 x 1.8 m: the features of one cell inside point the other way."""
+    """5.5 x 1.8 m: the features of one cell inside have the other sign."""
     sides = foreground_sides({}, [], low={(10, 12): [-2.0, 2.0]})
     found = run("ForegroundDistill", options, make_step([[(0.5, 0.5, 5.5, 1.8, 0.0)]]), *sides)
     assert found["feature"].item() == pytest.approx(2 / cells, rel=1e-3)
