@@ -22,9 +22,10 @@ SMALLEST_EPS = 1e-6
 
 
 def smallest_config(method: type[Distiller], repository: Path) -> Config:
-    """The first config in the method's folder whose models are those of SimWorld, its teachers with random weights."""
+    """The first config of SimWorld in the method's folder, one sensor a model, its teachers with random weights."""
     stem = method.__module__.split(".")[-1]
-    path = min((repository / "configs" / stem).glob(f"{stem}_*_sim.py"))
+    paths = (repository / "configs" / stem).glob(f"{stem}_*_sim.py")
+    path = min(path for path in paths if "fusion" not in path.stem)
     config = Config.fromfile(path)
     for teacher in config.model.teachers.values():
         teacher.update(checkpoint=None, allow_random=True)
