@@ -191,6 +191,16 @@ def test_full_camera_map_has_the_published_size(make_batch) -> None:
     assert low_level_map("bev/camera_full.py", batch).shape == (1, 256, 180, 180)
 
 
+def test_full_fusion_map_has_the_published_size() -> None:
+    """Of maps like those of the detectors with one sensor, whose encoders it has."""
+    model = load("bev/fusion_full.py").model
+    assert model.lidar_encoder == load("bev/lidar_voxel_full.py").model.lidar_encoder
+    assert model.camera_encoder == load("bev/camera_full.py").model.camera_encoder
+    with torch.device("meta"):
+        fuser = MODELS.build(model.fuser)
+        assert fuser([torch.empty(1, 256, 180, 180)] * 2).shape == (1, 256, 180, 180)
+
+
 def test_full_high_level_map_has_the_published_channels() -> None:
     model = load("bev/camera_full.py").model
     backbone, neck = MODELS.build(model.backbone).eval(), MODELS.build(model.neck).eval()
