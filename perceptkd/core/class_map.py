@@ -58,7 +58,11 @@ def match_classes(
 
 def head_classes(model: nn.Module | None) -> list[list[str]] | None:
     """The class names of a model's ``bbox_head`` or ``pts_bbox_head``, one list per task; None if it does not say."""
-    head = getattr(model, "bbox_head", getattr(model, "pts_bbox_head", None))
+    return task_classes(getattr(model, "bbox_head", getattr(model, "pts_bbox_head", None)))
+
+
+def task_classes(head: nn.Module | None) -> list[list[str]] | None:
+    """The class names of a head, one list per task; None if it does not say."""
     names = getattr(head, "class_names", None)
     return None if names is None else [list(task) for task in names]
 

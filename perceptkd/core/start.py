@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from perceptkd.core.checkpoint import find_checkpoint, load_weights
+from perceptkd.core.class_map import task_classes
 from perceptkd.core.dry_run import DryBatch, build_dry_batch
 from perceptkd.core.errors import InputError
 from perceptkd.core.random_state import isolated_random_state
@@ -96,7 +97,7 @@ def inherit_modules(student: nn.Module, teacher: Teacher, modules: Sequence[str]
         owner: Who asks, for messages.
 
     Raises:
-        InputError: The teacher is cached, a module is missing, or the two differ in names or shapes.
+        InputError: The teacher is cached, a module is missing, or the two differ in names, shapes or classes.
     """
     if teacher.model is None:
         raise InputError(f"{owner}: inherit= needs the weights of '{teacher.name}', and a cached teacher has none")
@@ -112,8 +113,22 @@ def inherit_modules(student: nn.Module, teacher: Teacher, modules: Sequence[str]
             if key not in state or key not in wanted or state[key].shape != wanted[key].shape
         )
         if different or not wanted:
+            more = f" and {len(different) - _NAMED} more" if len(different) > _NAMED else ""
             raise InputError(
                 f"{owner}: inherit= asks for equal modules, but '{path}' of student and '{teacher.name}' differ in "
-                f"{', '.join(different[:_NAMED]) or 'having no weights at all'}: leave it out"
+                f"{', '.join(different[:_NAMED]) or 'having no weights at all'}{more}: leave it out"
             )
+        _check_classes(mine, theirs, f"'{path}' of student and '{teacher.name}'", owner=owner)
         mine.load_state_dict(state)
+
+
+def _check_classes(student: nn.Module, teacher: nn.Module, whose: str, *, owner: str) -> None:
+    """Refuse heads of equal shapes, in the two modules or among their parts, whose channels mean other classes."""
+    others = dict(teacher.named_modules())
+    for name, head in student.named_modules():
+        own, other = task_classes(head), task_classes(others.get(name))
+        if own is not None and other is not None and own != other:
+            raise InputError(
+                f"{owner}: inherit= asks for equal modules, but {whose} have other classes or another order: {own} "
+                f"(student), {other} (teacher): give both the same, or leave it out"
+            )

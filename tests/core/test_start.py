@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from torch import nn
 
 from perceptkd.cli.list_taps import main as list_taps
 from perceptkd.core import DistillModel
@@ -165,7 +166,33 @@ def test_what_cannot_be_inherited_is_named(inherit: list, options: dict, message
         heirs(inherit, **options)
 
 
+@pytest.mark.parametrize("inherit", ["bbox_head", "parts"])
+def test_a_head_of_another_class_order_is_not_inherited(inherit: str) -> None:
+    """Its shapes are equal; ``parts`` is a module that holds the head."""
+    student, teacher = (nn.ModuleDict({"bbox_head": nn.Conv2d(1, 2, 1)}) for _ in range(2))
+    for model, names in ((student, [["car"], ["bus"]]), (teacher, [["bus"], ["car"]])):
+        model["bbox_head"].class_names = names
+        model["parts"] = nn.Sequential(model["bbox_head"])
+    holder: Any = SimpleNamespace(model=teacher, name="lidar")
+    expected = (
+        rf"toy: .*'{inherit}' of student and 'lidar' have other classes or another order: \[\['car'\].*\[\['bus'\]"
+    )
+    with pytest.raises(InputError, match=expected):
+        inherit_modules(student, holder, [inherit], owner="toy")
+    teacher["bbox_head"].class_names = [("car",), ("bus",)]
+    inherit_modules(student, holder, [inherit], owner="toy")
+    assert torch.equal(student["bbox_head"].weight, teacher["bbox_head"].weight)
+
+
+def test_of_many_differences_the_first_are_named() -> None:
+    student, teacher = (
+        nn.ModuleDict({"neck": nn.Sequential(*(nn.Linear(1, width) for _ in range(5)))}) for width in (2, 3)
+    )
+    with pytest.raises(InputError, match=r"differ in 0\.bias, 0\.weight, .*, 3\.bias, 3\.weight and 2 more: leave it"):
+        inherit_modules(student, SimpleNamespace(model=teacher, name="lidar"), ["neck"], owner="toy")
+
+
 def test_a_cached_teacher_has_nothing_to_inherit() -> None:
     cached = SimpleNamespace(model=None, name="lidar")
     with pytest.raises(InputError, match="needs the weights of 'lidar', and a cached teacher has none"):
-        inherit_modules(torch.nn.Linear(1, 1), cached, ["0"], owner="toy")
+        inherit_modules(nn.Linear(1, 1), cached, ["0"], owner="toy")
