@@ -134,7 +134,8 @@ class UniDistill(Distiller):
     """Feature, relation and response distillation between two BEV detectors near the annotated boxes.
 
     Terms: ``feature``, ``relation``, ``response_cls`` and ``response_reg``; a weight named ``response`` stands for both
-    of the last two, and one of 0 leaves the heads out, which then may differ. The defaults are the published weights
+    of the last two, and one of 0 leaves the heads out, which then may differ. So does ``feature=0`` with 'low'; the
+    channels of 'high' may always differ. The defaults are the published weights
     from LiDAR to camera. Published for the other directions: fusion to camera 10 / 5 / 10, camera to LiDAR 10 / 5 / 1
     (with adapters on 'low' and 'high'), fusion to LiDAR 10 / 1 / 10.
 
@@ -189,10 +190,11 @@ class UniDistill(Distiller):
         super().__init__(weights=weights, **kwargs)
         if not reg_keys:
             del self.weights["response_reg"]
-        responses = [build_weight(spec) for term, spec in self.weights.items() if term.startswith("response")]
-        if self.trains and all(weight.always_zero for weight in responses):
-            for taps in (self.student_taps, *self.teacher_taps.values()):
-                taps.pop("response", None)  # heads that nothing is learned from need not agree
+        for alias, terms in (("low", "feature"), ("response", "response")):
+            specs = [build_weight(spec) for term, spec in self.weights.items() if term.startswith(terms)]
+            if self.trains and all(weight.always_zero for weight in specs):
+                for taps in (self.student_taps, *self.teacher_taps.values()):
+                    taps.pop(alias, None)  # what nothing is learned from need not agree
         self.relation_scope = relation_scope
         self.cls_mode = cls_mode
         self.heatmap_key = heatmap_key
@@ -209,26 +211,26 @@ class UniDistill(Distiller):
 
     def loss(self, student: Taps, teacher: Taps, step: Step) -> dict[str, Tensor]:
         """Returns the terms named in the class docstring."""
-        boxes, sample_index = batch_boxes(step.data_samples, device=student["low"].value.device)
+        boxes, sample_index = batch_boxes(step.data_samples, device=student["high"].value.device)
         points = key_points(boxes)
         num_boxes = all_reduce_mean(points.new_tensor(float(len(boxes))))
 
         def at_points(tap: Tap) -> Tensor:
             return sample_points(canonical_bev(tap), points, sample_index, extent=tap_extent(tap), swap=self.legacy)
 
-        low = at_points(student["low"]), at_points(teacher["low"])
-        if low[0].shape != low[1].shape:
-            raise InputError(
-                f"UniDistill: 'low' has {low[0].shape[-1]} channels in the student, {low[1].shape[-1]} in the teacher; "
-                "give the distiller an adapter for it (adapters=dict(low=...))"
-            )
+        terms = {}
+        if "low" in student:
+            low = at_points(student["low"]), at_points(teacher["low"])
+            if low[0].shape != low[1].shape:
+                raise InputError(
+                    f"UniDistill: 'low' has {low[0].shape[-1]} channels in the student, {low[1].shape[-1]} in the "
+                    "teacher; give the distiller an adapter for it (adapters=dict(low=...)), or weights=dict(feature=0)"
+                )
+            terms["feature"] = feature_loss(*low, num_boxes=num_boxes, eps=self.eps)
         high = at_points(student["high"]), at_points(teacher["high"])
-        terms = {
-            "feature": feature_loss(*low, num_boxes=num_boxes, eps=self.eps),
-            "relation": relation_loss(
-                *high, num_boxes=num_boxes, scope=self.relation_scope, sample_index=sample_index, eps=self.eps
-            ),
-        }
+        terms["relation"] = relation_loss(
+            *high, num_boxes=num_boxes, scope=self.relation_scope, sample_index=sample_index, eps=self.eps
+        )
         if "response" in student:
             terms |= self._response(student["response"], teacher["response"], boxes, sample_index, step)
         return terms

@@ -167,6 +167,20 @@ def test_heads_that_nothing_is_learned_from_may_differ(maps: tuple, make_taps: M
     assert "response" in measuring.student_taps
 
 
+def test_low_maps_that_nothing_is_learned_from_may_differ(maps: tuple, make_taps: Make, make_step: Make) -> None:
+    """The other terms are those that they were."""
+    method, step = UniDistill(weights={"feature": 0}), make_step(BOXES)
+    assert set(method.student_taps) == set(method.teacher_taps["teacher"]) == {"high", "response"}
+    sides = [make_taps(side, side, head_of(side)) for side in maps]
+    expected = UniDistill().loss(*sides, step)
+    del expected["feature"], sides[0]["low"], sides[1]["low"]
+    method.build_adapters()
+    found = method(*sides, step)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[term], value) for term, value in expected.items())
+    assert "low" in UniDistill(weights=dict.fromkeys(TERMS, 0)).student_taps
+
+
 def test_heads_of_another_class_order_raise(maps: tuple, make_taps: Make, make_step: Make) -> None:
     models = [torch.nn.Module() for _ in range(2)]
     for model, names in zip(models, ([["car"], ["bus", "truck"]], [["car"], ["truck", "bus"]]), strict=True):
