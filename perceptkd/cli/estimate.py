@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -115,8 +116,10 @@ def estimate(config: Config, dataset: Any, *, autocast: bool = False) -> tuple[l
     precision = torch.autocast("cpu", dtype=torch.bfloat16) if autocast else nullcontext()
 
     def line(name: str, owner: nn.Module, function: Callable[[Any], Any], optimizer: str | None = None) -> Line:
-        with precision:
-            runs = [measure(lambda batch=batch: function(batch), model=owner) for batch in batches]
+        runs = []
+        for batch in batches:
+            with precision:  # of each run: autocast keeps its copies of the weights, which the next would not count
+                runs.append(measure(partial(function, batch), model=owner))
         return Line(name, owner, runs, optimizer=optimizer)
 
     model.train()

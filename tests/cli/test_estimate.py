@@ -5,6 +5,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+import torch
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.logging import MMLogger, print_log
@@ -79,6 +80,22 @@ def test_a_cached_teacher_is_read_in_the_step(tiny_folder: Path) -> None:
     assert together.parameters == student.parameters
     assert together.memory(8) > student.memory(8)
     assert cached == {"big": 8 * 8 * 8 * 2}
+
+
+def test_each_run_in_bf16_casts_the_weights(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autocast keeps the copies as long as it lasts: a second run within it would not count them."""
+    entered = []
+
+    class Recorded(torch.autocast):
+        def __enter__(self) -> None:
+            entered.append(self._enabled)
+            super().__enter__()
+
+    monkeypatch.setattr(torch, "autocast", Recorded)
+    config = read_config(str(tiny_folder / "distill.py"))
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        lines, _ = estimate(config, build_dataset(config), autocast=True)
+    assert entered.count(True) == 2 * len(lines)
 
 
 def test_line_extrapolates_two_runs() -> None:
