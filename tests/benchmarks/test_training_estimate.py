@@ -1,0 +1,35 @@
+"""benchmarks/training_estimate.py counts without computing, and docs/train_on_nuscenes.md has its figures."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+from training_estimate import WithoutArithmetic
+
+from perceptkd.engine.footprint import measure
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_what_is_not_computed_is_counted_alike(autocast: bool) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.ConvTranspose2d(8, 4, 2, 2),
+        nn.Flatten(),
+        nn.Linear(4 * 28 * 28, 7),
+    ).to(memory_format=torch.channels_last)
+    images = torch.randn(2, 3, 16, 16)
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        model(images).square().sum().backward()
+
+    counted = []
+    for mode in (nullcontext(), WithoutArithmetic()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast), mode:
+            counted.append(measure(step, model=model))
+    assert counted[0] == counted[1]
+    assert counted[0].flops > 1e5
+    assert all(not parameter.grad.any() for parameter in model[0].parameters())  # it was not computed
