@@ -22,10 +22,13 @@ SMALLEST_EPS = 1e-6
 
 
 def smallest_config(method: type[Distiller], repository: Path) -> Config:
-    """The first config of SimWorld in the method's folder, one sensor a model, its teachers with random weights."""
+    """A config of SimWorld in the method's folder, its teachers with random weights.
+
+    From one sensor or encoder to another, as ``voxel2pillar``, where there are such: `make_batch_for` has their inputs.
+    """
     stem = method.__module__.split(".")[-1]
     paths = (repository / "configs" / stem).glob(f"{stem}_*_sim.py")
-    path = min(path for path in paths if "fusion" not in path.stem)
+    path = min(paths, key=lambda path: ("2" not in path.stem, "fusion" in path.stem, path.stem))
     config = Config.fromfile(path)
     for teacher in config.model.teachers.values():
         teacher.update(checkpoint=None, allow_random=True)
