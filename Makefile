@@ -48,6 +48,7 @@ bench: install
 	$(RUN) benchmarks/ops.py
 	$(RUN) benchmarks/gpu.py
 	$(RUN) benchmarks/distill_step.py
+	$(RUN) benchmarks/nuscenes_eval.py
 
 docs: install
 	$(RUN) benchmarks/render.py
