@@ -2,7 +2,8 @@
 
 All paths of UniDistill, as `tools/analysis_tools/estimate.py` counts them from the operators that run: nothing is
 timed, no GPU is used. The samples are simulated, 10 sweeps and six cameras in the format of nuScenes. Convolutions and
-matrix products are counted without being computed: no count of these models depends on what they give.
+products of features are counted without being computed. On SimWorld's LiDAR to camera config this leaves the operations
+as they are, and the memory within 1 %.
 
 Usage: python benchmarks/training_estimate.py, with the world that configs/unidistill/README.md makes in
 data/simworld_splits.
@@ -34,7 +35,9 @@ from perceptkd.engine.backends import backends
 from perceptkd.registry import MODELS
 
 aten = torch.ops.aten
-COSTLY = {aten.convolution.default, aten.convolution_backward.default, aten.mm.default, aten.addmm.default}
+CONVOLUTIONS = {aten.convolution.default, aten.convolution_backward.default}
+PRODUCTS = {aten.mm.default: 0, aten.addmm.default: 1}  # operator -> which argument is the left matrix
+LEAST_CHANNELS = 16  # of products of features; those of coordinates, which decide on sizes, have fewer columns
 PATHS = ("lidar2camera", "fusion2camera", "camera2lidar", "fusion2lidar")
 DATA = {"train_dataloader.dataset.dataset.dataset.data_root": "data/simworld_splits/nuscenes"}
 BATCH_SIZE = 5  # samples per GPU, as in the configs
@@ -42,13 +45,14 @@ SIZED_SAMPLES = 100  # whose cells near boxes are counted
 
 
 class WithoutArithmetic(TorchDispatchMode):
-    """Convolutions and matrix products give zeros of the shapes, strides and types that they would give.
+    """Convolutions and matrix products of features give zeros of the shapes and types that they would give.
 
-    Modes that count operators and memory inside of it notice no difference.
+    Modes that count operators and memory inside of it see the same, but for copies where the strides differ.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func not in COSTLY:
+        is_product = func in PRODUCTS and args[PRODUCTS[func]].shape[1] >= LEAST_CHANNELS
+        if func not in CONVOLUTIONS and not is_product:
             return func(*args, **(kwargs or {}))
         shapes = func(*tree_map_only(Tensor, lambda tensor: tensor.to("meta"), args), **(kwargs or {}))
         return tree_map_only(

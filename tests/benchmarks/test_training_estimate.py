@@ -33,3 +33,11 @@ def test_what_is_not_computed_is_counted_alike(autocast: bool) -> None:
     assert counted[0] == counted[1]
     assert counted[0].flops > 1e5
     assert all(not parameter.grad.any() for parameter in model[0].parameters())  # it was not computed
+
+
+def test_coordinates_are_computed() -> None:
+    points, turn = torch.randn(9, 4), torch.randn(4, 4)
+    with WithoutArithmetic():
+        assert torch.equal(points @ turn, torch.mm(points, turn))
+        assert (points @ turn).any()
+        assert not (torch.ones(9, 16) @ torch.ones(16, 4)).any()
