@@ -6,6 +6,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from perceptkd.registry import SCOPE
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130  # as shells have it
 DEFAULT_WORK_DIRS = Path("work_dirs")
-#: Folders of simulated worlds, with the options that write them as the configs expect them.
+#: Folders of simulated worlds and their formats, with the options that write them as the configs expect them.
 WORLDS = {
-    "simworld": "",
-    "simworld_demo": " --splits train=56 tune=12 --keyframes 5",
-    "simworld_splits": " --splits train=120 tune=24 report=24 --keyframes 6",
+    "simworld/nuscenes": "",
+    "simworld_demo/nuscenes": " --splits train=56 tune=12 --keyframes 5",
+    "simworld_splits/nuscenes": " --splits train=120 tune=24 report=24 --keyframes 6",
+    "simworld_splits/kitti": " --format kitti --splits train=240 tune=48 report=72 --keyframes 3",
+    "simworld_splits/semantickitti": " --format semantickitti --splits train=60 tune=12 report=12 --keyframes 4",
 }
 
 
@@ -159,10 +162,10 @@ def describe_missing(path: str) -> str:
     'write it with python tools/create_data.py simworld --out data/simworld'
     """
     parts = Path(path).parts
-    for world, options in WORLDS.items():
-        if world in parts:
-            root = Path(*parts[: parts.index(world) + 1])
-            command = f"python tools/create_data.py simworld --out {root}{options}"
+    for place, (world, data_format) in enumerate(pairwise(parts), 1):
+        options = WORLDS.get(f"{world}/{data_format}")
+        if options is not None:
+            command = f"python tools/create_data.py simworld --out {Path(*parts[:place])}{options}"
             return f"{path} does not exist: write it with {command}"
     if "data" in parts:
         return f"{path} does not exist: data/README.md says where each data set goes and what prepares it"

@@ -86,7 +86,7 @@ def write_world() -> None:
     """Writes the demo's simulated world unless it is there; continues an interrupted one."""
     from perceptkd.cli.create_data import main as create_data
 
-    if create_data(["simworld", "--out", str(WORLD), *WORLDS[WORLD.name].split()]) != 0:
+    if create_data(["simworld", "--out", str(WORLD), *WORLDS[f"{WORLD.name}/nuscenes"].split()]) != 0:
         raise UserError(f"the simulated world could not be written to {WORLD}; the reason stands above")
 
 

@@ -51,8 +51,8 @@ def test_user_errors(capsys: pytest.CaptureFixture, error: Exception, sentence: 
 def test_worlds_are_written_as_the_configs_and_the_documentation_say(repository: Path) -> None:
     documented = (repository / "data/README.md").read_text()
     for world in WORLDS:
-        _, command = describe_missing(f"data/{world}/nuscenes/nuscenes_infos_train.pkl").split("write it with ")
-        assert command.startswith(f"python tools/create_data.py simworld --out data/{world}")
+        _, command = describe_missing(f"data/{world}/infos_train.pkl").split("write it with ")
+        assert command.startswith(f"python tools/create_data.py simworld --out data/{Path(world).parent}")
         assert f"`{command}`" in documented
     other = "/disk/my_simworld_copy/a.pkl"
     assert describe_missing(other) == f"{other} does not exist"
