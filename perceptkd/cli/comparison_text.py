@@ -7,6 +7,8 @@ from typing import Any
 #: The models of a comparison that there is one of for each seed.
 SEEDED_MODELS = ("control", "control_equal_time", "distilled")
 MEANINGFUL_CONTROL = 10.0
+#: How the names of average precisions end, of which a control should have so many points.
+PRECISIONS = ("mAP", "AP40")
 OFFICIAL = ("nuscenes/mAP", "nuscenes/NDS")
 
 
@@ -62,7 +64,7 @@ def verdict(result: Mapping[str, Any]) -> str:
         sentences.append(f"The weights of {', '.join(given)} were used as they were found.")
     scores = {name: kinds["control"] for name, kinds in official_scores(result).items()}
     scores[result["metric"]] = statistics.fmean(result["control"].values())
-    weak = [name for name, value in scores.items() if name.endswith("mAP") and value < MEANINGFUL_CONTROL]
+    weak = [name for name, value in scores.items() if name.endswith(PRECISIONS) and value < MEANINGFUL_CONTROL]
     if weak:
         names = " and ".join(weak)
         sentences.append(f"The control is below {MEANINGFUL_CONTROL:.0f} {names}: this tests the plumbing alone.")

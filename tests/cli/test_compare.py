@@ -70,7 +70,10 @@ def test_gains_are_in_points_by_seed_and_the_gap_is_the_mean_controls() -> None:
     json.dumps(result)
 
 
-@pytest.mark.parametrize(("metric", "scale"), [("seg/mIoU", 100), ("coco/bbox_mAP_50", 100), ("other/count", 1)])
+@pytest.mark.parametrize(
+    ("metric", "scale"),
+    [("seg/mIoU", 100), ("coco/bbox_mAP_50", 100), ("kitti/moderate_3d_AP40", 1), ("other/count", 1)],
+)
 def test_fractions_count_in_points(metric: str, scale: int) -> None:
     groups = runs(CONTROL, DISTILLED)
     for group in groups.values():
@@ -79,6 +82,7 @@ def test_fractions_count_in_points(metric: str, scale: int) -> None:
             each["history"] = []
     result = summarise("c.py", "segmentation", metric, "val", {"t": teacher_scoring({metric: 0.7})}, groups)
     assert result["control"] == pytest.approx({seed: scale * value for seed, value in CONTROL.items()})
+    assert ("The control is below 10" in verdict(result)) == metric.endswith("AP40")  # 0.3 %
 
 
 @pytest.mark.parametrize(("teacher", "closed"), [(0.305, None), (0.319, None), (0.321, 2 / 1.1), (0.1, None)])
