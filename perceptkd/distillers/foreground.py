@@ -53,7 +53,9 @@ def box_weights(
     return boxes.new_zeros(shape).index_add_(0, sample_index, share)
 
 
-def map_losses(student: Tensor, teacher: Tensor, weight: Tensor, *, num_boxes: Tensor | float) -> tuple[Tensor, Tensor]:
+def map_losses(
+    student: Tensor, teacher: Tensor, weight: Tensor, *, num_boxes: Tensor | float, num_cells: Tensor | float
+) -> tuple[Tensor, Tensor]:
     """Absolute differences of two maps, averaged over channels: under boxes, and in the other cells.
 
     Args:
@@ -61,12 +63,13 @@ def map_losses(student: Tensor, teacher: Tensor, weight: Tensor, *, num_boxes: T
         teacher: The same; detached.
         weight: [B, H, W], see :func:`box_weights`.
         num_boxes: Boxes per rank, averaged over ranks.
+        num_cells: Map cells per rank, averaged over ranks.
 
     Returns:
         The mean over the cells of a box, averaged over boxes; the sum over all other cells, divided by all cells.
     """
     difference = (student - teacher.detach()).abs().mean(dim=1)
-    return (weight * difference).sum() / num_boxes, difference[weight == 0].sum() / weight.numel()
+    return (weight * difference).sum() / num_boxes, difference[weight == 0].sum() / num_cells
 
 
 def class_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, total_weight: Tensor | float) -> Tensor:
@@ -159,7 +162,8 @@ class ForegroundDistill(Distiller):
         weight = box_weights(
             boxes, sample_index, shape=(batch_size, height, width), extent=extent, enlarge=self.enlarge
         )
-        feature, background = map_losses(*low, weight, num_boxes=num_boxes)
+        num_cells = all_reduce_mean(weight.new_tensor(float(weight.numel())))
+        feature, background = map_losses(*low, weight, num_boxes=num_boxes, num_cells=num_cells)
         points = key_points(boxes)
         high = (
             sample_points(canonical_bev(tap), points, sample_index, extent=tap_extent(tap))

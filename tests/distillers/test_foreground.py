@@ -66,7 +66,7 @@ class TestLosses:
         student = torch.tensor([[[[1.0, 2.0, 3.0]], [[0.0, 0.0, 5.0]]]], requires_grad=True)
         teacher = torch.zeros(1, 2, 1, 3, requires_grad=True)
         weight = torch.tensor([[[0.5, 0.5, 0.0]]])
-        feature, background = map_losses(student, teacher, weight, num_boxes=2.0)
+        feature, background = map_losses(student, teacher, weight, num_boxes=2.0, num_cells=3.0)
         assert feature.item() == pytest.approx((0.5 * 0.5 + 0.5 * 1.0) / 2)
         assert background.item() == pytest.approx(4.0 / 3)
         (feature + background).backward()
