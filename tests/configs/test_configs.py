@@ -15,7 +15,8 @@ from perceptkd.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.py"))
 LEAVES = [name for name in ALL if not name.startswith("_base_")]
-BEV = [name for name in LEAVES if not name.startswith(("seg/", "pvd/"))]
+#: All but segmentors, and detectors of KITTI with their students of a 4th or 16th of the parameters (`_4x_sim.py`).
+BEV = [name for name in LEAVES if not name.startswith(("seg/", "pvd/", "kitti/")) and not name.endswith("x_sim.py")]
 COMPARED = [name for name in LEAVES if "_sim" in name and not name.startswith("bev/")]
 SIM = [name for name in LEAVES if name.startswith("bev/") and name.endswith("_sim.py")]
 FULL = [name for name in LEAVES if name.startswith("bev/") and name.endswith("_full.py")]

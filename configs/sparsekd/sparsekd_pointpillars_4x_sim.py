@@ -1,0 +1,4 @@
+# SparseKD at positive anchors: PointPillars teaches one with a quarter of its parameters, on SimWorld as KITTI.
+_base_ = ["../pointdistiller/pointdistiller_pointpillars_4x_sim.py"]
+
+model = dict(distillers=[dict(type="perceptkd.SparseKD", teacher="wide")])
