@@ -5,6 +5,9 @@ same batch: whole steps (preprocessing, forward, backward, optimizer), data load
 machine trains in. The teacher has random weights: its time does not depend on them. A store that was just written is in
 the disk's cache.
 
+Memory is the peak of a process of its own for each kind of step, beyond its libraries and its batch: weights,
+gradients, the optimizer's state and activations.
+
 Usage: python benchmarks/distill_step.py, after `make demo`, whose world it reads.
 """
 
@@ -18,27 +21,36 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from measure import Row, paired_row, single_row, time_ms, write_results
+from measure import Row, extra_memory_mib, in_new_process, paired_row, single_row, time_ms, write_results
 from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPERS, init_default_scope
 from mmengine.runner import Runner
+from torch import nn
 
 from perceptkd.cli.arguments import check_data, run_command
 from perceptkd.core.cache_writer import TeacherCacheWriter, write_cache
-from perceptkd.core.teacher import teacher_fingerprint
+from perceptkd.core.teacher import build_teacher, teacher_fingerprint
 from perceptkd.engine.backends import backends
-from perceptkd.registry import MODELS
+from perceptkd.engine.precision import choose_precision, to_channels_last
+from perceptkd.registry import DISTILLERS, MODELS
 
 CONFIG = "configs/unidistill/unidistill_lidar2camera_demo.py"
 TARGET = 1.05
 CACHED_TARGET = 1.10
 BATCH_SIZES = (1, 4)
+STUDENT, TEACHER = "student step", "teacher forward"
+DISTILLED, CACHED = "distillation step", "distillation step with a cached teacher"
+
+
+def random_teacher(config: Config, **options: Any) -> dict[str, Any]:
+    """The teacher of the config without its weights, and with further options."""
+    return {"config": config.model.teachers.lidar.config, "allow_random": True, **options}
 
 
 def build(config: Config, *, distill: bool, **teacher: Any) -> tuple[Any, Any]:
     """Model and optimizer wrapper, as a run has them; ``teacher`` are further options of the teacher."""
     torch.manual_seed(0)
-    teachers = {"lidar": {"config": config.model.teachers.lidar.config, "allow_random": True, **teacher}}
+    teachers = {"lidar": random_teacher(config, **teacher)}
     model = MODELS.build({**config.model, "teachers": teachers, "distill": distill})
     model.init_weights()
     model.train()
@@ -52,9 +64,9 @@ def build(config: Config, *, distill: bool, **teacher: Any) -> tuple[Any, Any]:
 
 
 def load_batch(config: Config, size: int) -> Any:
-    """The first training batch of a size."""
+    """The first training batch of a size, the same in every process."""
     loader = Runner.build_dataloader(
-        {**config.train_dataloader, "batch_size": size, "num_workers": 0, "persistent_workers": False}
+        {**config.train_dataloader, "batch_size": size, "num_workers": 0, "persistent_workers": False}, seed=0
     )
     loader.dataset.set_epoch(0, seed=0)
     return next(iter(loader))
@@ -64,7 +76,7 @@ def rows_of(config: Config, size: int, *, pairs: int) -> list[Row]:
     """The rows of one batch size."""
     batch = load_batch(config, size)
     (alone, alone_wrapper), (distilled, wrapper) = (build(config, distill=distill) for distill in (False, True))
-    part_ms: dict[str, list[float]] = {"student step": [], "teacher forward": []}
+    part_ms: dict[str, list[float]] = {STUDENT: [], TEACHER: []}
 
     def student_step() -> None:
         alone.train_step(batch, alone_wrapper)
@@ -79,7 +91,7 @@ def rows_of(config: Config, size: int, *, pairs: int) -> list[Row]:
 
     rows = [
         paired_row(
-            f"distillation step, {size} sample(s)",
+            f"{DISTILLED}, {size} sample(s)",
             lambda: distilled.train_step(batch, wrapper),
             parts,
             peer_name="student + teacher",
@@ -100,7 +112,7 @@ def rows_of(config: Config, size: int, *, pairs: int) -> list[Row]:
         cached, cached_wrapper = build(config, distill=True, role="cached", cache=folder)
         rows.append(
             paired_row(
-                f"distillation step with a cached teacher, {size} sample(s)",
+                f"{CACHED}, {size} sample(s)",
                 lambda: cached.train_step(batch, cached_wrapper),
                 student_step,
                 peer_name="student",
@@ -108,7 +120,47 @@ def rows_of(config: Config, size: int, *, pairs: int) -> list[Row]:
                 pairs=pairs,
             )
         )
+        rows += [memory_row(config, kind, size, folder) for kind in (STUDENT, TEACHER, DISTILLED, CACHED)]
     return rows
+
+
+def memory_row(config: Config, kind: str, size: int, store: str) -> Row:
+    """The peak memory of a kind of step, measured in a process that does nothing else."""
+    peak_mib = in_new_process(peak_of, config, kind, size, store)
+    return single_row(f"peak memory of a {kind}, {size} sample(s)", peak_mib, unit="MiB", note="in its own process")
+
+
+def peak_of(config: Config, kind: str, size: int, store: str) -> float:
+    """MiB that :func:`two_steps` takes beyond its batch; to be called in a process that has computed nothing yet."""
+    init_default_scope(config.default_scope)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a process that is forked must not wait for the threads of its parent
+    batch = load_batch(config, size)
+
+    def run() -> None:
+        torch.set_num_threads(threads)
+        two_steps(config, kind, batch, store)
+
+    return extra_memory_mib(run)
+
+
+def two_steps(config: Config, kind: str, batch: Any, store: str) -> None:
+    """Builds what a kind of step needs, and makes two of them: the optimizer's state is there in the second."""
+    if kind == TEACHER:
+        distiller = DISTILLERS.build(config.model.distillers[0])
+        teacher = build_teacher("lidar", random_teacher(config), distiller.teacher_taps["lidar"], student=nn.Module())
+        precision = choose_precision("cpu")
+        if precision.channels_last:
+            to_channels_last(teacher.model)
+        for _ in range(2):
+            with precision.autocast(torch.device("cpu")):
+                teacher.collect(batch)
+            teacher.clear()
+        return
+    cached = {"role": "cached", "cache": store} if kind == CACHED else {}
+    model, wrapper = build(config, distill=kind != STUDENT, **cached)
+    for _ in range(2):
+        model.train_step(batch, wrapper)
 
 
 def measure(arguments: Sequence[str] | None) -> None:

@@ -7,11 +7,14 @@ are not counted.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +98,15 @@ def extra_memory_mib(function: Callable[[], Any]) -> float:
     """How far a call raises the peak memory of a process that has its inputs, from a fork of this one."""
     read_end, write_end = os.pipe()
     if (child := os.fork()) == 0:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        function()
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        os.write(write_end, str(grown).encode())
-        os._exit(0)
+        try:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            function()
+            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            os.write(write_end, str(grown).encode())
+            os._exit(0)
+        except BaseException:  # whoever called must not go on twice
+            traceback.print_exc()
+            os._exit(1)
     os.close(write_end)
     with os.fdopen(read_end) as pipe:
         grown = pipe.read()
@@ -107,6 +114,12 @@ def extra_memory_mib(function: Callable[[], Any]) -> float:
     if status or not grown:
         raise RuntimeError(f"the process that measures memory failed with status {status}")
     return round(int(grown) / 1024, 1)
+
+
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of a module returns in a process of its own, whose memory no other work has touched."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def write_results(name: str, rows: Sequence[Row], *, backends: dict[str, Any], **extra: Any) -> Path:

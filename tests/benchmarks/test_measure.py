@@ -1,6 +1,8 @@
-"""What benchmarks/measure.py writes about the machine."""
+"""What benchmarks/measure.py writes about the machine, and how it measures memory."""
 
+import functools
 import json
+import operator
 from pathlib import Path
 
 import measure
@@ -15,3 +17,14 @@ def test_results_say_how_busy_the_machine_was(tmp_path: Path, monkeypatch: pytes
     written = json.loads(path.read_text())
     assert written["load_at_start"] == 1.25
     assert written["rows"] == [row]
+
+
+def test_memory_is_the_peak_of_the_call_alone() -> None:
+    written = functools.partial(operator.mul, b"x", 64 * 2**20)
+    assert 60 < measure.in_new_process(measure.extra_memory_mib, written) < 75
+
+
+def test_a_call_that_fails_ends_in_the_process_that_measures_it(capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises(RuntimeError, match="the process that measures memory failed"):
+        measure.extra_memory_mib(lambda: 1 / 0)
+    assert "ZeroDivisionError" in capfd.readouterr().err
