@@ -10,6 +10,8 @@ from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
+from perceptkd.core.errors import list_some
+
 #: Share of keys that may be missing or unexpected. One of another shape is never an accident of versions: mmdet3d's
 #: pillar encoder went from 9 to 10 inputs, and its one tensor in 130 would stay random where the teacher is tapped.
 TOLERATED_SHARE = 0.01
@@ -50,8 +52,7 @@ class LoadReport:
         for kind in ("missing", "unexpected", "mismatched"):
             keys = getattr(self, kind)
             if keys:
-                more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
-                lines.append(f"{len(keys)} {kind}: {'; '.join(keys[:NAMED])}{more}")
+                lines.append(f"{len(keys)} {kind}: {list_some(keys, limit=NAMED, separator='; ')}")
         return "\n  ".join(lines) or f"all {self.total} keys match"
 
 

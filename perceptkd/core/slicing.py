@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from perceptkd.core.channels import NONE, ChannelTrace
-from perceptkd.core.errors import InputError
+from perceptkd.core.errors import InputError, list_some
 from perceptkd.ops.sparse.conv import SparseConvolution
 
 #: What makes a channel important: the L1 norm of its weights (SparseKD's "OFA", there over the kept inputs alone), the
 #: size of its scale in BatchNorm, or its place ("FNAV2", which SparseKD's configs use).
 IMPORTANCES = ("l1", "bn_scale", "first")
 WHAT_FITS = "Only numbers of channels may differ, of Linear, convolutions and BatchNorm that run on the dry batch"
-_NAMED = 8
 
 
 def slice_weights(teacher: Any, student: nn.Module, batch: Any, *, importance: str = "l1") -> dict[str, Tensor]:
@@ -47,10 +46,8 @@ def slice_weights(teacher: Any, student: nn.Module, batch: Any, *, importance: s
         if key not in state or state[key].shape != value.shape
     ]
     if wrong:
-        more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-        raise InputError(
-            f"The teacher's weights do not fit the student: {'; '.join(wrong[:_NAMED])}{more}. {WHAT_FITS}"
-        )
+        listed = list_some(wrong, separator="; ")
+        raise InputError(f"The teacher's weights do not fit the student: {listed}. {WHAT_FITS}")
     return {key: state[key] for key in wanted}
 
 

@@ -9,13 +9,12 @@ from torch import nn
 from perceptkd.core.checkpoint import find_checkpoint, load_weights
 from perceptkd.core.class_map import task_classes
 from perceptkd.core.dry_run import DryBatch, build_dry_batch
-from perceptkd.core.errors import InputError
+from perceptkd.core.errors import InputError, list_some
 from perceptkd.core.random_state import isolated_random_state
 from perceptkd.core.slicing import IMPORTANCES, slice_weights
 from perceptkd.core.source import build_model, read_model_source
 from perceptkd.core.teacher import Teacher
 
-_NAMED = 8
 OPTIONS = ("config", "checkpoint", "compression", "importance")
 
 
@@ -113,10 +112,9 @@ def inherit_modules(student: nn.Module, teacher: Teacher, modules: Sequence[str]
             if key not in state or key not in wanted or state[key].shape != wanted[key].shape
         )
         if different or not wanted:
-            more = f" and {len(different) - _NAMED} more" if len(different) > _NAMED else ""
             raise InputError(
                 f"{owner}: inherit= asks for equal modules, but '{path}' of student and '{teacher.name}' differ in "
-                f"{', '.join(different[:_NAMED]) or 'having no weights at all'}{more}: leave it out"
+                f"{list_some(different) or 'having no weights at all'}: leave it out"
             )
         _check_classes(mine, theirs, f"'{path}' of student and '{teacher.name}'", owner=owner)
         mine.load_state_dict(state)
