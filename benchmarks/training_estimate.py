@@ -12,8 +12,6 @@ data/simworld_splits.
 from __future__ import annotations
 
 import argparse
-import functools
-import operator
 import tempfile
 from collections.abc import Sequence
 from statistics import fmean
@@ -28,6 +26,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from perceptkd.cli.cache_teacher import reach_around_boxes
 from perceptkd.cli.estimate import GIB, MIB, Line, build_dataset, estimate, quiet_libraries, with_random_teachers
 from perceptkd.cli.train import read_config
 from perceptkd.core.cache_writer import TeacherCacheWriter
@@ -110,8 +109,8 @@ def memory_rows(path: str, by_precision: dict[str, Sequence[Line]]) -> list[Row]
 def cache_rows(config: Config, dataset: Any) -> list[Row]:
     """What a teacher cache takes of the cells near boxes, which it keeps by default."""
     model: Any = MODELS.build(with_random_teachers(config.model))
-    (teacher,) = model.distillers.teachers.values()
-    reach = functools.reduce(operator.or_, (distiller.teacher_reach() for distiller in model.distillers.each()))
+    ((name, teacher),) = model.distillers.teachers.items()
+    reach = reach_around_boxes(model, name)
     taps = teacher.collect(pseudo_collate([dataset[0]]))
     samples = [dataset[len(dataset) * number // SIZED_SAMPLES]["data_samples"] for number in range(SIZED_SAMPLES)]
     with tempfile.TemporaryDirectory() as folder:

@@ -81,7 +81,7 @@ def cache_teacher(
     collect = _collector(holder, precision, torch.device(device))
     with precision.autocast(torch.device(device)):
         fingerprint = teacher_fingerprint(teacher, options, device=device)
-    reach = None if whole_maps else _reach(model, teacher)
+    reach = None if whole_maps else reach_around_boxes(model, teacher)
     loader = DataLoader(
         dataset, batch_size=1, num_workers=config.train_dataloader.get("num_workers", 0), collate_fn=pseudo_collate
     )
@@ -129,7 +129,7 @@ def bytes_per_sample(dataset: Any, collect: Callable[[Any], Taps], writer: Teach
     return statistics.mean(sizes)
 
 
-def _reach(model: Any, teacher: str) -> BoxReach | None:
+def reach_around_boxes(model: Any, teacher: str) -> BoxReach | None:
     """How far around boxes the methods read that learn from the teacher; None where one of them reads whole maps."""
     reaches = [distiller.teacher_reach() for distiller in model.distillers.each() if teacher in distiller.teachers]
     return None if None in reaches else functools.reduce(operator.or_, reaches)
