@@ -175,6 +175,16 @@ def convert_checkpoint(
     mismatch = compare(conversion, model)
     for line in report(conversion, mismatch, settings, total=len(model.state_dict())):
         say(line)
+    _check_complete(conversion, mismatch, checkpoint, allow_unused=allow_unused)
+    model.load_state_dict(conversion.state)
+    with atomic_path(out) as temporary:
+        torch.save(model.state_dict(), temporary)
+    write_text(out.with_suffix(".py"), plain.pretty_text)
+    return out, out.with_suffix(".py")
+
+
+def _check_complete(conversion: Conversion, mismatch: Mismatch, checkpoint: Path | str, *, allow_unused: bool) -> None:
+    """Refuse a model with weights that are not in the checkpoint, and weights of the checkpoint that nothing takes."""
     if mismatch.missing or mismatch.shapes:
         count = len(mismatch.missing) + len(mismatch.shapes)
         raise UserError(
@@ -185,11 +195,6 @@ def convert_checkpoint(
             f"the model does not know {len(conversion.unknown)} keys of {checkpoint} (see above): its config may lack "
             "a layer. --allow-unused leaves them out"
         )
-    model.load_state_dict(conversion.state)
-    with atomic_path(out) as temporary:
-        torch.save(model.state_dict(), temporary)
-    write_text(out.with_suffix(".py"), plain.pretty_text)
-    return out, out.with_suffix(".py")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
