@@ -250,7 +250,9 @@ class UniDistill(Distiller):
         cells = mask.nonzero(as_tuple=True)
 
         def at_cells(head: Mapping[str, list[Tensor]], keys: Sequence[str]) -> Tensor:
-            return torch.cat([task.permute(0, 2, 3, 1)[cells].float() for key in keys for task in head[key]], dim=1)
+            # joined before they are read: one map of gradients in the backward, not one per output
+            maps = torch.cat([task for key in keys for task in head[key]], dim=1)
+            return maps.permute(0, 2, 3, 1)[cells].float()
 
         average: dict[str, Any] = {"total_weight": all_reduce_mean(mask.sum()), "eps": self.eps}
         own = {"temperature": 1.0, "clamp": 1e-4} if self.legacy else self.probability
