@@ -49,6 +49,8 @@ bench: install
 	$(RUN) benchmarks/gpu.py
 	$(RUN) benchmarks/distill_step.py
 	$(RUN) benchmarks/nuscenes_eval.py
+	$(RUN) benchmarks/kitti_eval.py
+	$(RUN) benchmarks/edge_conv.py
 
 docs: install
 	$(RUN) benchmarks/render.py
