@@ -116,17 +116,19 @@ def inherit_modules(student: nn.Module, teacher: Teacher, modules: Sequence[str]
                 f"{owner}: inherit= asks for equal modules, but '{path}' of student and '{teacher.name}' differ in "
                 f"{list_some(different) or 'having no weights at all'}: leave it out"
             )
-        _check_classes(mine, theirs, f"'{path}' of student and '{teacher.name}'", owner=owner)
+        _check_classes(student, teacher.model, path, whose=f"student and '{teacher.name}'", owner=owner)
         mine.load_state_dict(state)
 
 
-def _check_classes(student: nn.Module, teacher: nn.Module, whose: str, *, owner: str) -> None:
-    """Refuse heads of equal shapes, in the two modules or among their parts, whose channels mean other classes."""
-    others = dict(teacher.named_modules())
-    for name, head in student.named_modules():
+def _check_classes(student: nn.Module, teacher: nn.Module, path: str, *, whose: str, owner: str) -> None:
+    """Refuse a module that is, holds or belongs to heads whose channels mean other classes, though shapes are equal."""
+    others = dict(teacher.named_modules(remove_duplicate=False))
+    for name, head in student.named_modules(remove_duplicate=False):
+        if not (f"{name}.".startswith(f"{path}.") or f"{path}.".startswith(f"{name}.")):
+            continue
         own, other = task_classes(head), task_classes(others.get(name))
         if own is not None and other is not None and own != other:
             raise InputError(
-                f"{owner}: inherit= asks for equal modules, but {whose} have other classes or another order: {own} "
-                f"(student), {other} (teacher): give both the same, or leave it out"
+                f"{owner}: inherit= asks for equal modules, but '{path}' of {whose} have other classes or another "
+                f"order: {own} (student), {other} (teacher): give both the same, or leave it out"
             )

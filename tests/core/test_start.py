@@ -166,10 +166,13 @@ def test_what_cannot_be_inherited_is_named(inherit: list, options: dict, message
         heirs(inherit, **options)
 
 
-@pytest.mark.parametrize("inherit", ["bbox_head", "parts"])
+@pytest.mark.parametrize("inherit", ["bbox_head", "bbox_head.task_heads", "parts"])
 def test_a_head_of_another_class_order_is_not_inherited(inherit: str) -> None:
-    """Its shapes are equal; ``parts`` is a module that holds the head."""
-    student, teacher = (nn.ModuleDict({"bbox_head": nn.Conv2d(1, 2, 1)}) for _ in range(2))
+    """Its shapes are equal, and so are those of its ``task_heads`` alone; ``parts`` is a module that holds the head."""
+    student, teacher = (
+        nn.ModuleDict({"neck": nn.Conv2d(1, 1, 1), "bbox_head": nn.ModuleDict({"task_heads": nn.Conv2d(1, 2, 1)})})
+        for _ in range(2)
+    )
     for model, names in ((student, [["car"], ["bus"]]), (teacher, [["bus"], ["car"]])):
         model["bbox_head"].class_names = names
         model["parts"] = nn.Sequential(model["bbox_head"])
@@ -179,9 +182,11 @@ def test_a_head_of_another_class_order_is_not_inherited(inherit: str) -> None:
     )
     with pytest.raises(InputError, match=expected):
         inherit_modules(student, holder, [inherit], owner="toy")
+    inherit_modules(student, holder, ["neck"], owner="toy")
     teacher["bbox_head"].class_names = [("car",), ("bus",)]
     inherit_modules(student, holder, [inherit], owner="toy")
-    assert torch.equal(student["bbox_head"].weight, teacher["bbox_head"].weight)
+    mine, theirs = (model["bbox_head"]["task_heads"].weight for model in (student, teacher))
+    assert torch.equal(mine, theirs)
 
 
 def test_of_many_differences_the_first_are_named() -> None:
