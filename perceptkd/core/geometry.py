@@ -43,13 +43,19 @@ def canonical_pair(student: Tap, teacher: Tap, *, resample: bool = False) -> tup
     Args:
         student: Tap of one map.
         teacher: Tap of one map.
-        resample: Sample the teacher's map at the student's cells where the two cover other metres. Without it that
-            raises.
+        resample: Sample the teacher's map at the student's cells where it covers more metres than the student's.
+            Without it that raises, and so does a smaller map in any case.
     """
     student_map, teacher_map = canonical_bev(student), canonical_bev(teacher)
     if not same_extent(student.extent, teacher.extent):
         if not resample or student.extent is None or teacher.extent is None:
             raise GeometryError(_extent_message(str(student.spec), student.spec, teacher.spec))
+        if not _covers(teacher.extent, student.extent):
+            raise GeometryError(
+                f"'{student.spec}': the student's map covers {student.extent} (x0, y0, x1, y1 in metres), of which the "
+                f"teacher's {teacher.extent} leaves out a part: train both on one range, or the student on a smaller "
+                "one"
+            )
         height, width = student_map.shape[-2:]
         teacher_map = resample_bev(
             teacher_map, extent=teacher.extent, target_extent=student.extent, size=(height, width)
@@ -67,11 +73,11 @@ def check_equal_shapes(student: Tensor, teacher: Tensor, *, method: str, alias: 
 
 
 def resample_bev(bev_map: Tensor, *, extent: Extent, target_extent: Extent, size: tuple[int, int]) -> Tensor:
-    """Bilinear samples of a map at the cell centres of another grid; zero outside of it.
+    """Bilinear samples of a map at the cell centres of another grid.
 
     Args:
         bev_map: [B, C, y, x], covering ``extent`` in metres (outer edges).
-        target_extent: What the result covers.
+        target_extent: What the result covers: no more than the map.
         size: Its (height, width).
     """
     x0, y0, x1, y1 = target_extent
@@ -81,7 +87,7 @@ def resample_bev(bev_map: Tensor, *, extent: Extent, target_extent: Extent, size
     x = 2 * (x - extent[0]) / (extent[2] - extent[0]) - 1
     y = 2 * (y - extent[1]) / (extent[3] - extent[1]) - 1
     grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1)
-    return F.grid_sample(bev_map, grid.expand(len(bev_map), -1, -1, -1), align_corners=False)
+    return F.grid_sample(bev_map, grid.expand(len(bev_map), -1, -1, -1), padding_mode="border", align_corners=False)
 
 
 def check_pair(alias: str, student: TapSpec, teacher: TapSpec, *, layout_aware: bool = False) -> None:
@@ -116,6 +122,11 @@ def same_extent(first: Extent | None, second: Extent | None) -> bool:
     if first is None or second is None:
         return first is second
     return all(abs(a - b) < TOLERANCE_M for a, b in zip(first, second))
+
+
+def _covers(extent: Extent, other: Extent) -> bool:
+    low, high = zip(extent[:2], other[:2]), zip(other[2:], extent[2:])
+    return all(outer < inner + TOLERANCE_M for outer, inner in (*low, *high))
 
 
 def _extent_message(alias: str, student: TapSpec, teacher: TapSpec) -> str:

@@ -90,7 +90,21 @@ def test_contract_07_other_extents_raise_unless_resampling_is_asked() -> None:
     assert torch.allclose(theirs, mine, atol=1e-5)  # the same metres are in the same cell
 
 
-def test_contract_07_resampling_beyond_the_map_gives_zero() -> None:
-    large = resample_bev(torch.ones(1, 1, 4, 4), extent=(0, 0, 4, 4), target_extent=(-4, 0, 4, 4), size=(4, 8))
-    assert torch.equal(large[..., :3], torch.zeros(1, 1, 4, 3))
-    assert torch.equal(large[..., 4:], torch.ones(1, 1, 4, 4))
+def test_contract_07_cells_at_the_edge_of_a_coarser_map_are_not_mixed_with_zeros() -> None:
+    fine = resample_bev(torch.ones(1, 1, 2, 4), extent=(-4, 0, 4, 4), target_extent=(0, 0, 4, 4), size=(8, 8))
+    assert torch.equal(fine, torch.ones(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("side", range(4))
+def test_contract_07_a_teacher_of_a_part_of_the_area_is_not_resampled(side: int) -> None:
+    """Beyond its map there is nothing to imitate, least of all zeros."""
+    extent = [-8.0, -8.0, 8.0, 8.0]
+    student = tap_of(torch.ones(1, 1, 4, 8))
+    for edge, refused in ((EXTENT[side], False), (EXTENT[side] * 0.9, True)):
+        extent[side] = edge
+        teacher = tap_of(torch.ones(1, 1, 4, 4), extent=tuple(extent))
+        if not refused:
+            assert torch.equal(canonical_pair(student, teacher, resample=True)[1], student.value)
+            continue
+        with pytest.raises(GeometryError, match=r"the teacher's .* leaves out a part: train both on one range"):
+            canonical_pair(student, teacher, resample=True)

@@ -167,6 +167,15 @@ def test_teacher_map_of_another_area(make_step: Make) -> None:
     assert found["background"] < 1e-3
 
 
+def test_a_teacher_that_sees_less_is_refused(make_step: Make) -> None:
+    """The student's map is not pulled to 0 where the teacher has none."""
+    student, _ = random_sides()
+    teacher = make_taps(*student)
+    teacher["low"] = Tap(TapSpec("low", layout="yx", extent=(-6.0, -3.0, 6.0, 3.0)), [student[0][:, :, ::2]])
+    with pytest.raises(ValueError, match=r"'low': .*the teacher's \(-6.0, -3.0, 6.0, 3.0\) leaves out a part"):
+        ForegroundDistill().loss(make_taps(*student), teacher, step_with(make_step, [CAR], [1]))
+
+
 def test_without_regression() -> None:
     assert set(ForegroundDistill(reg_keys=()).weights) == {"feature", "background", "relation", "response_cls"}
 
