@@ -1,0 +1,19 @@
+"""The examples in docstrings give what they say."""
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+import perceptkd
+
+PACKAGE = Path(perceptkd.__file__).parent
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_examples(path: Path) -> None:
+    name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted > 0 and result.failed == 0
