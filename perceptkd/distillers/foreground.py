@@ -92,7 +92,7 @@ class ForegroundDistill(Distiller):
     """Foreground distillation between BEV detectors (see the module). Not a published method.
 
     Terms: ``feature`` and ``background`` (low-level maps), ``relation`` (high-level maps), ``response_cls`` and
-    ``response_reg`` (heads).
+    ``response_reg`` (heads). A weight of 0 for ``background`` leaves it out, so that a teacher cache need not keep it.
 
     Args:
         enlarge: Factor on the sides of a box when its cells are chosen, see
@@ -134,6 +134,8 @@ class ForegroundDistill(Distiller):
             )
         if not reg_keys:
             del self.weights["response_reg"]
+        if self.trains and build_weight(self.weights["background"]).always_zero:
+            del self.weights["background"]
         self.enlarge = enlarge
         self.gaussian: dict[str, Any] = {"overlap": overlap, "min_radius": min_radius}
         self.heatmap_key = heatmap_key
@@ -144,9 +146,9 @@ class ForegroundDistill(Distiller):
     def box_reach(self) -> BoxReach | None:
         """Boxes, read on the student's grid of cells up to twice as large; the Gaussians and a cell around them.
 
-        None, so that a cache keeps whole maps, unless the weight of ``background`` is 0.
+        None, so that a cache keeps whole maps, where there is ``background``.
         """
-        if not build_weight(self.weights["background"]).always_zero:
+        if "background" in self.weights:
             return None
         gaussians = BoxReach.of_gaussians(overlap=self.gaussian["overlap"], min_radius=self.gaussian["min_radius"] + 1)
         return BoxReach(enlarge=max(1.0, self.enlarge), cells=2) | gaussians
@@ -171,7 +173,7 @@ class ForegroundDistill(Distiller):
         )
         return {
             "feature": feature,
-            "background": background,
+            **({"background": background} if "background" in self.weights else {}),
             "relation": relation_loss(*high, num_boxes=num_boxes),
             **self._response(student["response"], teacher["response"], boxes, sample_index, step),
         }

@@ -42,14 +42,19 @@ def test_nothing_is_read_beyond_the_reach(name: str, cells: int) -> None:
         assert not keep.all()
     whole = method(*taps, step)
     near = method(taps[0], {alias: cut(tap, keep) for alias, tap in taps[1].items()}, step)
-    wanted = [term for term in whole if method.weight(term, 0.0) > 0]
-    assert [near[term].item() for term in wanted] == pytest.approx([whole[term].item() for term in wanted], rel=1e-6)
+    assert {term: value.item() for term, value in near.items()} == pytest.approx(
+        {term: value.item() for term, value in whole.items()}, rel=1e-6
+    )
 
 
 def test_all_others_read_whole_maps() -> None:
     methods = {name: kind for name, kind in DISTILLERS.module_dict.items() if name not in NEAR_BOXES}
     assert all("box_reach" not in vars(kind) for kind in methods.values())
-    assert DISTILLERS.get("ForegroundDistill")().teacher_reach() is None
+    foreground = DISTILLERS.get("ForegroundDistill")
+    for weights in ({}, dict.fromkeys(foreground.default_weights, 0.0)):  # the second measures all terms
+        method = foreground(weights=weights)
+        assert method.teacher_reach() is None
+        assert "background" in method.weights
     legacy = DISTILLERS.get("UniDistill")(legacy=True)
     assert legacy.teacher_reach() is None
     adapted = DISTILLERS.get("UniDistill")(adapters={"low": {"type": "conv", "side": "teacher"}})
