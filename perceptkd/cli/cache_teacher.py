@@ -160,6 +160,12 @@ def _check_cacheable(config: Config, teacher: str) -> TeacherConfig:
         )
     if options.norm != "eval":
         raise UserError(f"teacher '{teacher}' has norm='{options.norm}': its outputs depend on the batch, not a sample")
+    for distiller in config.model.get("distillers", ()):
+        if distiller.get("inherit") and distiller.get("teacher", "teacher") in (teacher, [teacher]):
+            raise UserError(
+                f"{distiller.type} starts the student with modules of teacher '{teacher}' (inherit=), which a cached "
+                "teacher has none of: take inherit= out, or train with the teacher itself"
+            )
     if any(name.endswith("CBGSDataset") for name in strings(config.train_dataloader.dataset)):
         raise UserError(
             "CBGSDataset draws its frames anew whenever it is built, so that the training would find others than those "
@@ -215,7 +221,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def command(arguments: Sequence[str] | None = None) -> None:
     parsed = parse_arguments(arguments)
     config = read_config(parsed.config, options=parsed.cfg_options)
-    teachers = list(config.model.get("teachers", {})) if is_distillation(config) else []
+    distills = is_distillation(config) and config.model.get("distill", True)
+    teachers = list(config.model.get("teachers", {})) if distills else []
     if parsed.epochs is not None and parsed.epochs < 1:
         raise UserError(f"--epochs {parsed.epochs} stores nothing: at least 1")
     name = parsed.teacher or (teachers[0] if len(teachers) == 1 else None)

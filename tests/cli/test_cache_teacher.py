@@ -167,6 +167,10 @@ def test_teachers_are_named(job: tuple[Path, Config], tiny_folder: Path, capsys:
     assert "name one of the config's teachers with --teacher: lidar" in capsys.readouterr().err
     assert main([str(tiny_folder / "retinanet.py")]) == 2
     assert "--teacher: it has none" in capsys.readouterr().err
+    assert main([str(job[0]), "--cfg-options", "model.distill=False"]) == 2  # the control
+    assert "--teacher: it has none" in capsys.readouterr().err
+    assert main([str(job[0]), "--cfg-options", "model.distillers=[]"]) == 2
+    assert "but teachers= has ['lidar']" in capsys.readouterr().err
 
 
 def test_a_teacher_that_changes_cannot_be_stored(job: tuple[Path, Config], capsys: pytest.CaptureFixture) -> None:
@@ -176,6 +180,17 @@ def test_a_teacher_that_changes_cannot_be_stored(job: tuple[Path, Config], capsy
     assert "download https://example.org/a.pth and name the file" in capsys.readouterr().err
     assert main([str(job[0]), "--epochs", "0"]) == 2
     assert "--epochs 0 stores nothing" in capsys.readouterr().err
+
+
+def test_a_teacher_that_is_inherited_from_is_not_stored(
+    job: tuple[Path, Config], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Training would refuse the store."""
+    arguments = [str(job[0]), "--out", str(tmp_path / "store"), "--cfg-options"]
+    assert main([*arguments, "model.distillers.0.inherit=bbox_head"]) == 2
+    expected = "perceptkd.UniDistill starts the student with modules of teacher 'lidar' (inherit=), which a cached"
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_teacher_whose_output_depends_on_the_batch_cannot_be_stored(
