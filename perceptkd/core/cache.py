@@ -134,10 +134,18 @@ class TeacherCache:
         if key in self._places:
             return self._places[key]
         view = f" as in view '{key.view}' (seed-epoch-index)" if key.view is not None else ""
-        if any((other.sample, other.view) == (key.sample, key.view) for other in self._places):
+        views = {other.view for other in self._places if other.sample == key.sample}
+        if key.view in views:
             raise CacheError(
                 f"The teacher cache {self.folder} was written from other inputs for sample '{key.sample}'{view}: the "
                 "pipeline or its random augmentation changed. Write the cache with this pipeline and seed."
+            )
+        if views:
+            raise CacheError(
+                f"The teacher cache {self.folder} has sample '{key.sample}', but not with these inputs{view}: it was "
+                "written for another seed or fewer epochs, or with another pipeline or calibration. Run "
+                "tools/cache_teacher.py with this training's data, pipeline, seed and number of epochs: it adds what "
+                "is missing"
             )
         raise CacheError(
             f"The teacher cache {self.folder} has no sample '{key.sample}'{view}. Run tools/cache_teacher.py with this "

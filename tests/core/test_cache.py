@@ -334,6 +334,12 @@ def test_samples_taps_and_augmentations_that_are_not_stored_are_named(
     batches[0]["inputs"][1] = batches[0]["inputs"][1].flip(-1)  # another augmentation of a stored sample
     with pytest.raises(CacheError, match=r"from other inputs for sample '0-1'.*pipeline"):
         model(RawBatch(batches[0], True), mode="loss")
+    batches[0]["data_samples"][1].set_metainfo({"view": "0-5-1"})
+    expected = (
+        r"has sample '0-1', but not with these inputs as in view '0-5-1' .*fewer epochs, .*pipeline or calibration"
+    )
+    with pytest.raises(CacheError, match=expected):
+        model(RawBatch(batches[0], True), mode="loss")
     with pytest.raises(CacheError, match=r"no tap 'backbone'; it has neck\[1\], bbox_head\[0\]"):
         TeacherCache(store).stored_tap(TapSpec("backbone"))
     with pytest.raises(CacheError, match="There is no teacher cache at"):
