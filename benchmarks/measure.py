@@ -7,6 +7,8 @@ are not counted.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import multiprocessing
 import os
 import resource
@@ -76,16 +78,28 @@ def paired_row(
     }
 
 
-def single_row(name: str, ours: float | None, *, unit: str, target: float | None = None, note: str = "") -> Row:
-    """A figure without a peer; ``ours`` is None where it could not be measured, and ``note`` then says why."""
+def single_row(
+    name: str,
+    ours: float | None,
+    *,
+    unit: str,
+    peer: float | None = None,
+    peer_name: str | None = None,
+    target: float | None = None,
+    note: str = "",
+) -> Row:
+    """A figure that is measured once, as is its peer's where there is one; the ratio of the two has no interval.
+
+    ``ours`` is None where it could not be measured, and ``note`` then says why.
+    """
     met = None if target is None or ours is None else ours <= target
     return {
         "name": name,
         "ours": ours,
-        "peer": None,
-        "peer_name": None,
+        "peer": peer,
+        "peer_name": peer_name,
         "unit": unit,
-        "ratio": None,
+        "ratio": round(ours / peer, 3) if ours is not None and peer else None,
         "ratio_low": None,
         "ratio_high": None,
         "target": target,
@@ -95,7 +109,12 @@ def single_row(name: str, ours: float | None, *, unit: str, target: float | None
 
 
 def extra_memory_mib(function: Callable[[], Any]) -> float:
-    """How far a call raises the peak memory of a process that has its inputs, from a fork of this one."""
+    """How far a call raises the peak memory of a process that has its inputs, from a fork of this one (on Linux).
+
+    What earlier work has freed goes back to the system first: a call that is given it again would seem to take less.
+    """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     read_end, write_end = os.pipe()
     if (child := os.fork()) == 0:
         try:

@@ -38,7 +38,8 @@ def rows_section(path: Path) -> str:
     ]
     for row in result["rows"]:
         peer = "" if row["peer"] is None else f"{row['peer']} ({row['peer_name']})"
-        ratio = "" if row["ratio"] is None else f"{row['ratio']} ({row['ratio_low']} to {row['ratio_high']})"
+        interval = "" if row["ratio_low"] is None else f" ({row['ratio_low']} to {row['ratio_high']})"
+        ratio = "" if row["ratio"] is None else f"{row['ratio']}{interval}"
         target = "" if row["target"] is None else row["target"]
         met = "" if row["met"] is None else "yes" if row["met"] else "no"
         ours = "not measured" if row["ours"] is None else row["ours"]

@@ -27,7 +27,8 @@ def test_every_row_can_be_measured() -> None:
     assert (evaluation["peer_name"], evaluation["target"]) == ("nuscenes-devkit", 1 / 20)
     assert evaluation["ours"] > 0 < evaluation["peer"]
     assert difference["met"]
-    assert memory["unit"] == "MiB"
+    assert (memory["unit"], memory["peer_name"]) == ("MiB", "nuscenes-devkit")
+    assert memory["ours"] >= 0 <= memory["peer"]
 
 
 def test_figures_that_differ_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
