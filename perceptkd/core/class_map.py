@@ -62,9 +62,11 @@ def head_classes(model: nn.Module | None) -> list[list[str]] | None:
 
 
 def task_classes(head: nn.Module | None) -> list[list[str]] | None:
-    """The class names of a head, one list per task; None if it does not say."""
+    """The class names of a head, one list per task, of which one without a split has one; None if it does not say."""
     names = getattr(head, "class_names", None)
-    return None if names is None else [list(task) for task in names]
+    if names is None:
+        return None
+    return [list(names)] if all(isinstance(name, str) for name in names) else [list(task) for task in names]
 
 
 def select_classes(

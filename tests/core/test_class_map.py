@@ -114,5 +114,6 @@ def test_class_names_of_either_kind_of_detector() -> None:
     head = SimpleNamespace(class_names=[("car",), ["bus"]])
     assert head_classes(SimpleNamespace(bbox_head=head)) == [["car"], ["bus"]]
     assert head_classes(SimpleNamespace(pts_bbox_head=head)) == [["car"], ["bus"]]
+    assert head_classes(SimpleNamespace(bbox_head=SimpleNamespace(class_names=("car", "bus")))) == [["car", "bus"]]
     assert head_classes(SimpleNamespace(bbox_head=SimpleNamespace())) is None
     assert head_classes(None) is None
