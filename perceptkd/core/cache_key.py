@@ -5,7 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,19 +121,30 @@ def _pick(inputs: Any, number: int) -> Any:
 
 
 def _values(metainfo: Any) -> Iterator[Any]:
-    """The values of a sample's metainfo that are numbers, arrays of numbers or text, without paths."""
+    """The values of a sample's metainfo that are numbers, text, or arrays, lists or sets of them, without paths."""
     if isinstance(metainfo, Mapping):
         for key in sorted(metainfo, key=str):
             if not str(key).endswith(PLACES):
                 yield from _values(metainfo[key])
     elif isinstance(metainfo, str | bytes):
         yield metainfo
-    else:
-        try:
-            yield np.asarray(metainfo, dtype=np.float64)
-        except (TypeError, ValueError):  # a type, which says nothing of the sample, or a list with such or text in it
-            for item in metainfo if isinstance(metainfo, list | tuple) else ():
-                yield from _values(item)
+    elif (numbers := _numbers(metainfo)) is not None:
+        yield numbers
+    elif isinstance(metainfo, np.ndarray):
+        yield from _values(metainfo.tolist())
+    elif isinstance(metainfo, list | tuple | Set):
+        for item in sorted(metainfo, key=repr) if isinstance(metainfo, Set) else metainfo:
+            yield from _values(item)
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """A number or numbers as an array; None if it is or has something else, such as text or a type."""
+    try:
+        array = np.asarray(value)
+        text = array.dtype.kind in "SU" or (array.ndim > 0 and array.dtype.hasobject)
+        return None if text else array.astype(np.float64)
+    except (TypeError, ValueError):
+        return None
 
 
 def _annotations(sample: Any) -> Iterator[Any]:

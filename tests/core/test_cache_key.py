@@ -52,6 +52,12 @@ def test_the_content_of_a_sample_is_all_that_its_outputs_depend_on() -> None:
     assert content(points, view="0-1-0", img_path=["b"]) == before
     assert content(points, text="a red car") != before
     assert len({content(points, text=text) for text in (["a", "bc"], ["ab", "c"])}) == 2
+    texts = ["a", "b"], ["b", "a"], np.array(["a", "c"]), np.array(["a", "d"], dtype=object), {"a", "e"}, {"a", "f"}
+    assert len({before, *(content(points, text=text) for text in texts)}) == 1 + len(texts)
+    numbers = ["1"], [1.0], np.array(["2"]), [2], [None, 1], [1, None], {1, 2}, {1, 3}
+    assert len({before, *(content(points, value=value) for value in numbers)}) == 1 + len(numbers)
+    assert content(points, value=[[1, 2], [3, 4]]) == content(points, value=np.array([[1.0, 2.0], [3.0, 4.0]]))
+    assert content(points, text={"a", "b", "c"}) == content(points, text={"c", "b", "a"})
     nested = [content(points, cameras={"front": ["a", {"angle": angle}]}) for angle in (1.0, 2.0)]
     assert len({before, *nested}) == 3
 
