@@ -153,7 +153,7 @@ def pair_heads(
         if shapes[0] != shapes[1]:
             raise InputError(
                 f"{method}: '{key}' is {shapes[0]} in the student, {shapes[1]} in the teacher; response terms need "
-                "equal tasks, classes and grids. Weights of 0 for them leave the heads out"
+                "equal tasks, classes and grids"
             )
     if not same_extent(tap_extent(student), tap_extent(teacher)):
         raise GeometryError(

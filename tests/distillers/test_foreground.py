@@ -176,8 +176,20 @@ def test_a_teacher_that_sees_less_is_refused(make_step: Make) -> None:
         ForegroundDistill().loss(make_taps(*student), teacher, step_with(make_step, [CAR], [1]))
 
 
-def test_without_regression() -> None:
-    assert set(ForegroundDistill(reg_keys=()).weights) == {"feature", "background", "relation", "response_cls"}
+def test_without_regression(make_step: Make) -> None:
+    """Heads that give class logits alone have the terms that they had, but one."""
+    sides, step = [make_taps(*side) for side in random_sides()], step_with(make_step, [CAR], [1])
+    expected = ForegroundDistill().loss(*sides, step)
+    del expected["response_reg"]
+    for side in sides:
+        for task in side["response"].value:
+            del task[0]["reg"]
+    method = ForegroundDistill(reg_keys=())
+    found = method(*sides, step)
+    assert found.keys() == expected.keys() == method.weights.keys()
+    assert all(torch.equal(found[term], value) for term, value in expected.items())
+    with pytest.raises(ValueError, match=r"reg_keys=\(\) leaves response_reg out"):
+        ForegroundDistill().loss(*sides, step)
 
 
 @pytest.mark.parametrize("wrong", [{"enlarge": 0.0}, {"min_radius": -1}, {"overlap": 1.0}])
@@ -190,7 +202,7 @@ def test_heads_of_other_classes(make_step: Make) -> None:
     student, teacher = random_sides()
     step = step_with(make_step, [CAR], [1])
     fewer = [*teacher[:2], torch.randn(1, 4, SIZE, SIZE), *teacher[3:]]
-    with pytest.raises(ValueError, match=r"'heatmap' is .*equal tasks, classes and grids"):
+    with pytest.raises(ValueError, match=r"'heatmap' is .*equal tasks, classes and grids$"):
         ForegroundDistill().loss(make_taps(*student), make_taps(*fewer), step)
     with pytest.raises(ValueError, match=r"both heads need 'hm' \(heatmap_key=\)"):
         ForegroundDistill(heatmap_key="hm").loss(make_taps(*student), make_taps(*teacher), step)
