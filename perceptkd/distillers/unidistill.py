@@ -16,6 +16,7 @@ from torch import Tensor
 
 from perceptkd.core.bev import batch_boxes, gaussian_mask, in_map_frame, sample_points, tap_extent
 from perceptkd.core.box_reach import BoxReach
+from perceptkd.core.cache import flatten
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
@@ -133,11 +134,11 @@ def response_loss(
 class UniDistill(Distiller):
     """Feature, relation and response distillation between two BEV detectors near the annotated boxes.
 
-    Terms: ``feature``, ``relation``, ``response_cls`` and ``response_reg``; a weight named ``response`` stands for both
-    of the last two, and one of 0 leaves the heads out, which then may differ. So does ``feature=0`` with 'low'; the
-    channels of 'high' may always differ. The defaults are the published weights
-    from LiDAR to camera. Published for the other directions: fusion to camera 10 / 5 / 10, camera to LiDAR 10 / 5 / 1
-    (with adapters on 'low' and 'high'), fusion to LiDAR 10 / 1 / 10.
+    Terms: ``feature`` ('low'), ``relation`` ('high'), ``response_cls`` and ``response_reg`` ('response'); a weight
+    named ``response`` stands for both of the last two. What only terms with a weight of 0 compare is not tapped and
+    may differ; the channels of 'high' may differ in any case. The defaults are the published weights from LiDAR to
+    camera. Published for the other directions: fusion to camera 10 / 5 / 10, camera to LiDAR 10 / 5 / 1 (with adapters
+    on 'low' and 'high'), fusion to LiDAR 10 / 1 / 10.
 
     Args:
         relation_scope: See :func:`relation_loss`.
@@ -190,7 +191,7 @@ class UniDistill(Distiller):
         super().__init__(weights=weights, **kwargs)
         if not reg_keys:
             del self.weights["response_reg"]
-        for alias, terms in (("low", "feature"), ("response", "response")):
+        for alias, terms in (("low", "feature"), ("high", "relation"), ("response", "response")):
             specs = [build_weight(spec) for term, spec in self.weights.items() if term.startswith(terms)]
             if self.trains and all(weight.always_zero for weight in specs):
                 for taps in (self.student_taps, *self.teacher_taps.values()):
@@ -211,7 +212,8 @@ class UniDistill(Distiller):
 
     def loss(self, student: Taps, teacher: Taps, step: Step) -> dict[str, Tensor]:
         """Returns the terms named in the class docstring."""
-        boxes, sample_index = batch_boxes(step.data_samples, device=student["high"].value.device)
+        _, leaves = flatten(next(iter(student.values())).value)
+        boxes, sample_index = batch_boxes(step.data_samples, device=leaves[0].device)
         points = key_points(boxes)
         num_boxes = all_reduce_mean(points.new_tensor(float(len(boxes))))
 
@@ -227,10 +229,11 @@ class UniDistill(Distiller):
                     "teacher; give the distiller an adapter for it (adapters=dict(low=...)), or weights=dict(feature=0)"
                 )
             terms["feature"] = feature_loss(*low, num_boxes=num_boxes, eps=self.eps)
-        high = at_points(student["high"]), at_points(teacher["high"])
-        terms["relation"] = relation_loss(
-            *high, num_boxes=num_boxes, scope=self.relation_scope, sample_index=sample_index, eps=self.eps
-        )
+        if "high" in student:
+            high = at_points(student["high"]), at_points(teacher["high"])
+            terms["relation"] = relation_loss(
+                *high, num_boxes=num_boxes, scope=self.relation_scope, sample_index=sample_index, eps=self.eps
+            )
         if "response" in student:
             terms |= self._response(student["response"], teacher["response"], boxes, sample_index, step)
         return terms

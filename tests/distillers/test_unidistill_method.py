@@ -148,7 +148,7 @@ def test_heads_on_other_grids_or_areas_raise(maps: tuple, make_taps: Make, make_
     student, teacher = maps
     whole = make_taps(student, student, head_of(student))
     half = make_taps(teacher, teacher, head_of(teacher[..., ::2, ::2]))
-    with pytest.raises(ValueError, match=r"'heatmap' is .*equal tasks, classes and grids"):
+    with pytest.raises(ValueError, match=r"'heatmap' is .*equal tasks, classes and grids$"):
         UniDistill().loss(whole, half, make_step(BOXES))
     elsewhere = make_taps(teacher, teacher, head_of(teacher), extent=(-50.0, -50.0, 50.0, 50.0))
     with pytest.raises(ValueError, match=r"heads cover .*54.*50"):
@@ -167,18 +167,25 @@ def test_heads_that_nothing_is_learned_from_may_differ(maps: tuple, make_taps: M
     assert "response" in measuring.student_taps
 
 
-def test_low_maps_that_nothing_is_learned_from_may_differ(maps: tuple, make_taps: Make, make_step: Make) -> None:
+@pytest.mark.parametrize("dropped", [["low"], ["high"], ["low", "high"]])
+def test_maps_that_nothing_is_learned_from_may_differ(
+    maps: tuple, make_taps: Make, make_step: Make, dropped: list[str]
+) -> None:
     """The other terms are those that they were."""
-    method, step = UniDistill(weights={"feature": 0}), make_step(BOXES)
-    assert set(method.student_taps) == set(method.teacher_taps["teacher"]) == {"high", "response"}
+    terms = [{"low": "feature", "high": "relation"}[alias] for alias in dropped]
+    method, step = UniDistill(weights=dict.fromkeys(terms, 0)), make_step(BOXES)
+    kept = {"low", "high", "response"} - set(dropped)
+    assert set(method.student_taps) == set(method.teacher_taps["teacher"]) == kept
     sides = [make_taps(side, side, head_of(side)) for side in maps]
     expected = UniDistill().loss(*sides, step)
-    del expected["feature"], sides[0]["low"], sides[1]["low"]
+    for side in (*sides, expected):
+        for name in (*dropped, *terms):
+            side.pop(name, None)
     method.build_adapters()
     found = method(*sides, step)
-    assert found.keys() == expected.keys()
+    assert found.keys() == expected.keys() == TERMS - set(terms)
     assert all(torch.equal(found[term], value) for term, value in expected.items())
-    assert "low" in UniDistill(weights=dict.fromkeys(TERMS, 0)).student_taps
+    assert set(dropped) < set(UniDistill(weights=dict.fromkeys(TERMS, 0)).student_taps)
 
 
 def test_heads_of_another_class_order_raise(maps: tuple, make_taps: Make, make_step: Make) -> None:
