@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from perceptkd.core.batch import RawBatch
@@ -49,6 +50,28 @@ def test_a_step_trains_every_parameter(
         for parameter, value in part.named_parameters():
             assert value.grad is not None, parameter
             assert value.grad.isfinite().all(), parameter
+
+
+@pytest.mark.parametrize("path", ["lidar2camera", "fusion2camera", "fusion2lidar"])
+def test_foreground_students_start_with_modules_of_the_teacher(
+    path: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With those that the shipped configs name, and with nothing else of it."""
+    monkeypatch.chdir(repository)
+    config = load(f"foreground_{path}")
+    ((name, options),) = config.model.teachers.items()
+    options.update(checkpoint=None, allow_random=True)
+    model = MODELS.build(config.model)
+    teacher = model.distillers.teachers[name].model
+    with torch.no_grad():
+        for value in (*teacher.parameters(), *teacher.buffers()):
+            value += 1  # no initialisation gives these
+    model.init_weights()
+    (distiller,) = model.distillers.each()
+    assert distiller.inherit == ["backbone", "neck", "bbox_head"]
+    theirs = teacher.state_dict()
+    for key, value in model.student.state_dict().items():
+        assert (key in theirs and torch.equal(value, theirs[key])) == key.startswith(tuple(distiller.inherit)), key
 
 
 @pytest.mark.parametrize("method", FROM_FUSION)
