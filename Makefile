@@ -4,7 +4,7 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3; do \
 	$$candidate -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 \
 	&& { command -v $$candidate; exit; }; done; command -v python3)
 DEVICE ?= cpu
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= --slow=sample
 RUN = $(VENV)/bin/python
 
 ifeq ($(DEVICE),cpu)
@@ -18,7 +18,7 @@ endif
 help:
 	@echo "make install   create .venv and install the locked stack"
 	@echo "make demo      a LiDAR detector teaches a camera detector: world, training, evaluation, table, pictures"
-	@echo "make test      lint, types and tests"
+	@echo "make test      lint, types and tests; of the slow ones another half every day (PYTEST_ARGS=--slow=all for all of them)"
 	@echo "make lint      ruff and mypy alone"
 	@echo "make bench     measure the figures of docs/benchmarks.md that need no training; PERCEPTKD_REAL_DATA names the clouds"
 	@echo "make docs      write docs/benchmarks.md and docs/zoo.md from benchmarks/results"
