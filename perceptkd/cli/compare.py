@@ -241,12 +241,14 @@ def settled(history: Sequence[dict[str, float]], metric: str) -> bool | None:
         metric: Its name.
 
     Returns:
-        None where no validation was made before the last fifth.
+        None where no validation was made before the last fifth, or none tells the metric or its step.
     """
-    early = [record for record in history if record["step"] <= (1 - LAST_PART) * history[-1]["step"]]
+    measured = [record for record in history if metric in record]
+    last_step = max((record["step"] for record in measured), default=0)
+    early = [record for record in measured if record["step"] <= (1 - LAST_PART) * last_step < last_step]
     if not early:
         return None
-    before, after = early[-1][metric], history[-1][metric]
+    before, after = early[-1][metric], measured[-1][metric]
     return abs(after - before) < SETTLED_SHARE * max(abs(after), 1e-9)
 
 

@@ -346,8 +346,8 @@ def median_step_ms(work_dir: Path) -> float | None:
 
 
 def validation_history(work_dir: Path) -> list[dict[str, float]]:
-    """The validation metrics of the training, oldest first."""
-    return [record for record in scalars(work_dir) if any(key.endswith("mAP") for key in record)]
+    """The validation metrics of the training, oldest first, whatever they are called; training steps have a loss."""
+    return [record for record in scalars(work_dir) if "loss" not in record]
 
 
 def scalars(work_dir: Path) -> list[dict[str, float]]:

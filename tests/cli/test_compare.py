@@ -148,6 +148,11 @@ def test_settled_asks_what_the_last_fifth_of_the_training_did(values: dict[int, 
     assert settled([{METRIC: value, "step": step} for step, value in values.items()], METRIC) is expected
 
 
+@pytest.mark.parametrize("history", [[{METRIC: 0.1, "step": 0}, {METRIC: 0.3, "step": 0}], [{"other": 0.3, "step": 8}]])
+def test_settled_says_nothing_of_validations_without_a_step_or_the_metric(history: list[dict[str, float]]) -> None:
+    assert settled(history, METRIC) is None
+
+
 def test_the_table_has_a_column_per_seed_and_the_verdict() -> None:
     longer = {"control_equal_time": {seed: run(0.31) for seed in CONTROL}}
     lines = table(summary(CONTROL, DISTILLED, 0.71, **longer)).splitlines()

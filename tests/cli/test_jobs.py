@@ -270,7 +270,7 @@ def test_history_and_step_time_are_read_over_all_parts_of_a_resumed_run(tmp_path
     parts = {
         "20240101_000000": [
             {"loss": 2.0, "time": 0.5, "step": 1},
-            {"nuscenes/mAP": 0.1, "step": 1},
+            {"nuscenes/mAP": 0.1, "time": 7.0, "step": 1},
             {"loss": 2.0, "time": 9.0, "step": 2},  # done again after the resume
         ],
         "20240102_000000": [
@@ -286,6 +286,15 @@ def test_history_and_step_time_are_read_over_all_parts_of_a_resumed_run(tmp_path
     assert [record["nuscenes/mAP"] for record in validation_history(tmp_path)] == [0.1, 0.2]
     assert median_step_ms(tmp_path) == 200.0
     assert median_step_ms(tmp_path / "20240101_000000") is None
+
+
+@pytest.mark.parametrize("metric", ["seg/mIoU", "coco/bbox_mAP_50", "kitti/moderate"])
+def test_history_keeps_validations_by_any_metric(tmp_path: Path, metric: str) -> None:
+    path = tmp_path / "20240101_000000" / "vis_data" / "scalars.json"
+    path.parent.mkdir(parents=True)
+    validation = {metric: 0.1, "time": 7.0, "step": 1}
+    path.write_text("".join(json.dumps(record) + "\n" for record in ({"loss": 2.0, "lr": 0.1, "step": 1}, validation)))
+    assert validation_history(tmp_path) == [validation]
 
 
 def test_jobs_at_a_time_share_the_cores_and_answer_in_order(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
