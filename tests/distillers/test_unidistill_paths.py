@@ -23,7 +23,8 @@ FULL_ADAPTERS, SIM_ADAPTERS = (
 PILLAR_ADAPTER = {"low": {"type": "conv", "in_channels": 256, "out_channels": 64}}
 RELEASED = {"adapters": {"low": None}, "legacy": True}
 #: Config -> weights of feature, relation and response, and what else the distiller sets. Those of _full and _released
-#: are published (section 2.6), except to fusion, which is ours; those of _sim and _demo are a tenth of them.
+#: are published (section 2.6), except to fusion, which is ours; those of _sim and _demo are a tenth of them, except
+#: from fusion to LiDAR, where they are those from LiDAR to camera.
 DISTILLERS = {
     "lidar2camera_full": ((100.0, 40.0, 10.0), {}),
     "lidar2camera_frame": ((100.0, 40.0, 10.0), {}),
@@ -39,7 +40,7 @@ DISTILLERS = {
     "camera2lidar_sim": ((1.0, 0.5, 0.1), {"adapters": SIM_ADAPTERS}),
     "fusion2lidar_full": ((10.0, 1.0, 10.0), {}),
     "fusion2lidar_released": ((10.0, 1.0, 10.0), RELEASED),
-    "fusion2lidar_sim": ((1.0, 0.1, 1.0), {}),
+    "fusion2lidar_sim": ((10.0, 4.0, 1.0), {"student_taps": {"low": "backbone[0]"}}),
     "lidar2fusion_full": ((10.0, 5.0, 10.0), {}),
     "lidar2fusion_sim": ((1.0, 0.5, 1.0), {}),
     "camera2fusion_full": ((10.0, 5.0, 1.0), {"adapters": FULL_ADAPTERS}),
