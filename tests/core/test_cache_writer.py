@@ -43,10 +43,12 @@ def test_samples_views_and_contents_are_told_apart(tmp_path: Path) -> None:
     write(tmp_path, *values, keys=keys, dtype="float32")
     cache = TeacherCache(tmp_path)
     assert torch.equal(cache.read(keys, NECK), values.flatten(0, 1))
-    with pytest.raises(CacheError, match=r"no sample 'a' as in view '0-2-0' \(seed-epoch-index\)\. Run tools/cache_t"):
+    with pytest.raises(CacheError, match=r"not with these inputs as in view '0-2-0' \(seed-epoch-index\): it was writ"):
         cache.read([SampleKey("a", "0-2-0", 6)], NECK)
-    with pytest.raises(CacheError, match=r"no sample 'a'\. Run"):
+    with pytest.raises(CacheError, match="has sample 'a', but not with these inputs: it was written"):
         cache.read([SampleKey("a", None, 6)], NECK)
+    with pytest.raises(CacheError, match=r"no sample 'c' as in view '0-2-0' \(seed-epoch-index\)\. Run tools/cache_t"):
+        cache.read([SampleKey("c", "0-2-0", 6)], NECK)
     with pytest.raises(CacheError, match="from other inputs for sample 'b' as in view '0-0-0'"):
         cache.read([SampleKey("b", "0-0-0", 8)], NECK)
 
