@@ -19,6 +19,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
 if not torch.cuda.is_available():
@@ -71,9 +72,12 @@ def seeded() -> None:
 
 
 @pytest.fixture(autouse=True)
-def without_default_scope() -> Iterator[None]:
-    """No test sees the default scope that an earlier one's config set for its process."""
-    with patch.object(DefaultScope, "_instance_dict", OrderedDict()):
+def without_what_others_left() -> Iterator[None]:
+    """No test sees what an earlier one set for its process: the default scope, and loggers to streams now closed."""
+    with (
+        patch.object(DefaultScope, "_instance_dict", OrderedDict()),
+        patch.object(MMLogger, "_instance_dict", OrderedDict()),
+    ):
         yield
 
 
