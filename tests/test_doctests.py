@@ -16,4 +16,5 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_tex
 def test_examples(path: Path) -> None:
     name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
     result = doctest.testmod(importlib.import_module(name))
-    assert result.attempted > 0 and result.failed == 0
+    assert result.attempted > 0
+    assert result.failed == 0
