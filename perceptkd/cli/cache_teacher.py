@@ -225,7 +225,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
     teachers = list(config.model.get("teachers", {})) if distills else []
     if parsed.epochs is not None and parsed.epochs < 1:
         raise UserError(f"--epochs {parsed.epochs} stores nothing: at least 1")
-    name = parsed.teacher or (teachers[0] if len(teachers) == 1 else None)
+    name: str = parsed.teacher or (teachers[0] if len(teachers) == 1 else "")
     if name not in teachers:
         raise UserError(f"name one of the config's teachers with --teacher: {', '.join(teachers) or 'it has none'}")
     check_data(config, stages=("train",))
