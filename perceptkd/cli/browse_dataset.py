@@ -86,7 +86,7 @@ def camera_names(dataset: Any, index: int) -> list[str]:
     return list(info.get("images") or [])
 
 
-def draw_sample(drawn: Any, stem: Path, *, class_names: Sequence[str], range_m: float, forward: str) -> Iterator[Path]:
+def draw_sample(drawn: Any, stem: Path, *, class_names: Sequence[str], area_m: Any, forward: str) -> Iterator[Path]:
     """Writes what there is to draw of a sample: ``<stem>_bev.png``, ``_cameras.png`` and ``_image.png``."""
     from perceptkd.visualization import draw_bev, draw_cameras
     from perceptkd.visualization.boxes import TRUTH, DrawnBoxes
@@ -100,7 +100,7 @@ def draw_sample(drawn: Any, stem: Path, *, class_names: Sequence[str], range_m: 
             scene.points,
             {TRUTH: truth},
             class_names=class_names,
-            range_m=range_m,
+            area_m=area_m,
             point_labels=drawn.point_labels,
             forward=forward,
             title=title,
@@ -133,7 +133,7 @@ def describe(drawn: Any, class_names: Sequence[str]) -> str:
 
 def command(arguments: Sequence[str] | None = None) -> None:
     from perceptkd.engine.student import student_config
-    from perceptkd.visualization.bev import forward_axis, range_of
+    from perceptkd.visualization.bev import area_of, forward_axis
     from perceptkd.visualization.samples import read_sample
 
     parsed = parse_arguments(arguments)
@@ -143,7 +143,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
     class_names = list(metainfo.get("classes") or [])
     out = parsed.out or DEFAULT_WORK_DIRS / "browse" / Path(config.filename or "config").stem
     options = {"class_names": class_names, "forward": forward_axis(metainfo)}
-    options["range_m"] = range_of(student_config(config).model)
+    options["area_m"] = area_of(student_config(config).model)
     samples = []
     for index in chosen_indices(len(dataset), wanted=parsed.index, count=parsed.count):
         sample = dataset[index]

@@ -104,7 +104,7 @@ def draw(folder: Path, runs: Mapping[str, Mapping[str, str]], summary: Mapping[s
         frame = frames[index]
         boxes = {"truth": frame.truth, **{name: predictions[name][place] for name in MODELS}}
         bev = folder / f"bev_{place}.png"
-        options = {"class_names": frames.class_names, "range_m": frames.range_m}
+        options = {"class_names": frames.class_names, "area_m": frames.area_m}
         draw_bev(bev, frame.points, boxes, title="LiDAR teaches a camera detector", **options)
         cameras = folder / f"cameras_{place}.png"
         shown = {"truth": frame.truth, "distilled": boxes["distilled"]}

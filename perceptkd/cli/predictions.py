@@ -25,7 +25,7 @@ class Frames:
 
     Attributes:
         class_names: Names of the labels.
-        range_m: How far the student sees ahead and to the sides, in metres.
+        area_m: Edges of what the student sees ``(x0, y0, x1, y1)``, in metres.
     """
 
     def __init__(self, config_path: str) -> None:
@@ -33,13 +33,13 @@ class Frames:
 
         import perceptkd.registry  # noqa: F401  (patches what the datasets import)
         from perceptkd.engine.student import student_config
-        from perceptkd.visualization.bev import range_of
+        from perceptkd.visualization.bev import area_of
 
         config = load_config(config_path)
         init_default_scope(config.get("default_scope", "mmdet3d"))
         self._dataset = DATASETS.build({**config.val_dataloader.dataset, "pipeline": config.test_pipeline})
         self.class_names: Sequence[str] = self._dataset.metainfo["classes"]
-        self.range_m = range_of(student_config(config).model)
+        self.area_m = area_of(student_config(config).model)
 
     def __getitem__(self, index: int) -> Frame:
         sample = self._dataset[index]

@@ -16,7 +16,10 @@ from matplotlib.patches import Circle, Patch, Polygon
 from perceptkd.visualization.boxes import TRUTH, DrawnBoxes, as_drawn, match_boxes
 from perceptkd.visualization.figure import TRUTH_COLOUR, class_colour, new_figure, save_figure
 
-RANGE_M = 50.0
+Area = tuple[float, float, float, float]  # x0, y0, x1, y1 in metres
+
+AREA_M: Area = (-50.0, -50.0, 50.0, 50.0)
+VEHICLE_M: Area = (-4.0, -4.0, 4.0, 4.0)  # is always drawn
 MISSED_COLOUR = "#000000"
 POINT_COLOUR = "#9aa5b1"
 LABEL_COLOURS = "tab20"
@@ -25,7 +28,7 @@ SIDES = {
     "y": ("x, right of the vehicle [m]", "y, ahead of the vehicle [m]"),
     "x": ("x, ahead of the vehicle [m]", "y, left of the vehicle [m]"),
 }
-PANEL_IN = 6.0
+PANEL_IN = 6.0  # width
 
 
 def draw_bev(
@@ -34,7 +37,7 @@ def draw_bev(
     boxes: Mapping[str, Any],
     *,
     class_names: Sequence[str] = (),
-    range_m: float = RANGE_M,
+    area_m: Area = AREA_M,
     score_threshold: float = 0.3,
     match_distance_m: float = 2.0,
     point_labels: Any = None,
@@ -52,7 +55,7 @@ def draw_bev(
         points: LiDAR points [N, >= 3] in metres, or None.
         boxes: Name -> boxes (InstanceData or mmdet3d boxes) in the LiDAR frame; names are the titles of the panels.
         class_names: Names of the labels, for the legend.
-        range_m: Half of the edge of the drawn square; what lies outside is neither drawn nor counted.
+        area_m: Edges ``(x0, y0, x1, y1)`` of what is drawn; what lies outside is neither drawn nor counted.
         score_threshold: Predictions with a lower score are left out.
         match_distance_m: See above.
         point_labels: Class of every point [N], which colours it; None for grey points.
@@ -67,13 +70,14 @@ def draw_bev(
     drawn = {name: as_drawn(value, score_threshold=score_threshold) for name, value in boxes.items()}
     columns = len(drawn) if len(drawn) <= 3 else math.ceil(len(drawn) / 2)
     rows = math.ceil(len(drawn) / columns)
-    figure = new_figure(PANEL_IN * columns, PANEL_IN * rows + 1.1)
+    x0, y0, x1, y1 = area_m
+    figure = new_figure(PANEL_IN * columns, PANEL_IN * rows * (y1 - y0) / (x1 - x0) + 1.1)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel in panels[len(drawn) :]:
         panel.set_visible(False)
-    visible = {name: value.select(_inside(value, range_m)) for name, value in drawn.items()}
+    visible = {name: value.select(_inside(value, area_m)) for name, value in drawn.items()}
     for panel, (name, value) in zip(panels, visible.items()):
-        _draw_ground(panel, points, range_m, point_labels=point_labels, forward=forward)
+        _draw_ground(panel, points, area_m, point_labels=point_labels, forward=forward)
         if name == TRUTH or TRUTH not in visible:
             _draw_boxes(panel, value)
             panel.set_title(f"{name}: {len(value)} objects")
@@ -85,14 +89,17 @@ def draw_bev(
     return save_figure(figure, path)
 
 
-def range_of(model: Mapping[str, Any]) -> float:
-    """How far a model sees ahead and to the sides, in metres, by the ``point_cloud_range`` of its config; else 50.
+def area_of(model: Mapping[str, Any]) -> Area:
+    """Edges of what a model sees, by the ``point_cloud_range`` of its config, and of the vehicle; else 50 m around it.
 
-    >>> range_of({"backbone": {}, "voxel_layer": {"point_cloud_range": [0, -40, -3, 70.4, 40, 1]}})
-    70.4
+    >>> area_of({"backbone": {}, "voxel_layer": {"point_cloud_range": [0, -40, -3, 70.4, 40, 1]}})
+    (-4.0, -40, 70.4, 40)
     """
-    edges = [abs(edge) for x0, y0, _, x1, y1, _ in _areas(model) for edge in (x0, y0, x1, y1)]
-    return max(edges, default=RANGE_M)
+    areas = [(x0, y0, x1, y1) for x0, y0, _, x1, y1, _ in _areas(model)]
+    if not areas:
+        return AREA_M
+    x0, y0, x1, y1 = zip(*areas, VEHICLE_M)
+    return min(x0), min(y0), max(x1), max(y1)
 
 
 def forward_axis(metainfo: Mapping[str, Any]) -> str:
@@ -113,11 +120,12 @@ def _areas(config: Any) -> Iterator[Sequence[float]]:
             yield from _areas(value)
 
 
-def _inside(boxes: DrawnBoxes, range_m: float) -> np.ndarray:
-    return (np.abs(boxes.centres[:, :2]) <= range_m).all(axis=1)
+def _inside(boxes: DrawnBoxes, area_m: Area) -> np.ndarray:
+    centres = boxes.centres[:, :2]
+    return ((centres >= area_m[:2]) & (centres <= area_m[2:])).all(axis=1)
 
 
-def _draw_ground(panel: Axes, points: Any, range_m: float, *, point_labels: Any, forward: str) -> None:
+def _draw_ground(panel: Axes, points: Any, area_m: Area, *, point_labels: Any, forward: str) -> None:
     """Points, rings every 10 m or 20 m, and the vehicle that carries the sensors."""
     if points is not None:
         xyz = np.asarray(points.detach().cpu() if hasattr(points, "detach") else points)
@@ -125,20 +133,22 @@ def _draw_ground(panel: Axes, points: Any, range_m: float, *, point_labels: Any,
         if point_labels is not None:
             colours = {"c": np.asarray(point_labels) % 20, "cmap": LABEL_COLOURS, "vmin": 0, "vmax": 19}
         panel.scatter(xyz[:, 0], xyz[:, 1], s=0.6, linewidths=0, rasterized=True, **colours)
-    step = 10 if range_m <= 30 else 20
-    for radius in range(step, int(range_m * math.sqrt(2)), step):
+    reach = max(abs(edge) for edge in area_m)
+    step = 10 if reach <= 30 else 20
+    for radius in range(step, int(reach * math.sqrt(2)), step):
         panel.add_patch(Circle((0, 0), radius, fill=False, edgecolor="#d0d4da", linewidth=0.7, zorder=1))
-        if radius < range_m:
+        if radius < reach:
             style: dict[str, Any] = {"color": "#5f6873", "fontsize": 7, "ha": "center", "va": "center", "zorder": 2}
             ground: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8}
-            panel.text(0, -radius, f"{radius} m", bbox=ground, **style)
+            below = -area_m[1] > radius
+            panel.text(*((0, -radius) if below else (radius, 0)), f"{radius} m", bbox=ground, **style)
     width, length = EGO_SIZE_M
     nose = [(-width / 2, -length / 2), (-width / 2, length / 4), (0, length / 2), (width / 2, length / 4)]
     outline = np.array([*nose, (width / 2, -length / 2)])
     if forward == "x":
         outline = np.stack([outline[:, 1], -outline[:, 0]], axis=1)
     panel.add_patch(Polygon(outline, closed=True, color="#222222", zorder=6))
-    panel.set(xlim=(-range_m, range_m), ylim=(-range_m, range_m), aspect="equal")
+    panel.set(xlim=area_m[::2], ylim=area_m[1::2], aspect="equal")
     panel.set(xlabel=SIDES[forward][0], ylabel=SIDES[forward][1])
 
 

@@ -29,7 +29,7 @@ def demo_config(tiny_world: Path, tmp_path: Path, repository: Path) -> Iterator[
 
 def test_a_frame_shows_what_all_sensors_saw(demo_config: Path) -> None:
     frames = Frames(str(demo_config))
-    assert frames.range_m == 28.8
+    assert frames.area_m == (-28.8, -28.8, 28.8, 28.8)
     (index,) = frames.busiest(2)  # all three frames are neighbours
     frame = frames[index]
     assert frame.points.shape[1] >= 3

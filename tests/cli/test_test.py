@@ -152,11 +152,11 @@ def test_every_nth_batch_is_drawn_under_the_log(bev_run: Callable[[str], list[st
 def test_the_view_from_above_ends_where_the_model_sees_no_farther(
     bev_run: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranges = []
-    monkeypatch.setattr("perceptkd.visualization.draw_bev", lambda *_, range_m, **__: ranges.append(range_m))
+    areas = []
+    monkeypatch.setattr("perceptkd.visualization.draw_bev", lambda *_, area_m, **__: areas.append(area_m))
     monkeypatch.setattr("perceptkd.visualization.draw_cameras", lambda *_, **__: None)
     assert main([*bev_run("unidistill/unidistill_lidar2camera_demo.py"), "--show-dir", "pictures"]) == 0
-    assert ranges == [28.8] * 3
+    assert areas == [(-28.8, -28.8, 28.8, 28.8)] * 3
 
 
 def test_a_file_that_is_no_checkpoint(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

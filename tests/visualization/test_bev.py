@@ -10,7 +10,7 @@ import torch
 from matplotlib.colors import to_rgb
 
 from perceptkd.visualization import draw_bev
-from perceptkd.visualization.bev import range_of
+from perceptkd.visualization.bev import area_of
 from perceptkd.visualization.figure import CLASS_COLOURS
 
 CAR = (20.0, 30.0, -1.0, 16.0, 8.0, 1.5, 0.0)
@@ -43,7 +43,9 @@ def coloured(image: np.ndarray, label: int, frame: tuple[int, int, int, int]) ->
 
 
 def test_a_box_is_drawn_where_it_is(tmp_path: Path, make_boxes: Callable) -> None:
-    path = draw_bev(tmp_path / "new" / "bev.png", None, {"truth": make_boxes([CAR], labels=[3])}, range_m=50)
+    path = draw_bev(
+        tmp_path / "new" / "bev.png", None, {"truth": make_boxes([CAR], labels=[3])}, area_m=(-50, -50, 50, 50)
+    )
     image = cv2.imread(str(path))
     (frame,) = frames(image)
     drawn = metres(coloured(image, 3, frame), frame, 50)
@@ -55,7 +57,7 @@ def test_a_box_is_drawn_where_it_is(tmp_path: Path, make_boxes: Callable) -> Non
 def test_points_are_drawn(tmp_path: Path, make_boxes: Callable) -> None:
     points = torch.rand(2000, 5) * 10 - 30
     pictures = [
-        cv2.imread(str(draw_bev(tmp_path / f"{name}.png", cloud, {"truth": make_boxes([])}, range_m=50)))
+        cv2.imread(str(draw_bev(tmp_path / f"{name}.png", cloud, {"truth": make_boxes([])}, area_m=(-50, -50, 50, 50))))
         for name, cloud in (("with", points), ("without", None))
     ]
     (frame,) = frames(pictures[0])
@@ -89,10 +91,15 @@ def test_weak_and_far_predictions_are_left_out(tmp_path: Path, make_boxes: Calla
 
 def test_a_model_is_drawn_as_far_as_it_sees() -> None:
     area = [-28.8, -28.8, -5.0, 28.8, 28.8, 3.0]
-    assert range_of({"type": "BEVDetector", "point_cloud_range": area}) == 28.8
+    assert area_of({"type": "BEVDetector", "point_cloud_range": area}) == (-28.8, -28.8, 28.8, 28.8)
     ahead = {"data_preprocessor": {"voxel_layer": {"point_cloud_range": [0, -40, -3, 70.4, 40, 1]}}}
-    assert range_of({"module": ahead}) == 70.4
-    assert range_of({"type": "FasterRCNN"}) == 50
+    assert area_of({"module": ahead, "voxel_encoder": {"point_cloud_range": [0, -20, -3, 50, 20, 1]}}) == (
+        -4,
+        -40,
+        70.4,
+        40,
+    )
+    assert area_of({"type": "FasterRCNN"}) == (-50, -50, 50, 50)
 
 
 def test_bad_arguments(tmp_path: Path, make_boxes: Callable) -> None:

@@ -53,7 +53,7 @@ class BEVVisualizationHook(Hook):
 
     def _draw(self, runner: Runner, sample: Any) -> None:
         from perceptkd.visualization import draw_bev, draw_cameras
-        from perceptkd.visualization.bev import forward_axis, range_of
+        from perceptkd.visualization.bev import area_of, forward_axis
         from perceptkd.visualization.boxes import TRUTH
         from perceptkd.visualization.frames import read_cameras, read_points, truth_of
 
@@ -66,7 +66,7 @@ class BEVVisualizationHook(Hook):
         options = {"class_names": dataset.metainfo["classes"], "score_threshold": self.score_thr}
         bev_options = {
             "title": f"sample {sample.token}",
-            "range_m": range_of(runner.cfg.get("model", {})),
+            "area_m": area_of(runner.cfg.get("model", {})),
             "forward": forward_axis(dataset.metainfo),
             **options,
         }
