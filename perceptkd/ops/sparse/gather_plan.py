@@ -138,8 +138,9 @@ def _arrange_torch(pairs: Sequence[Pairs], edges: Sequence[int]) -> Arrangement:
     slots = argsort_keys(targets.long())
     totals = torch.bincount(targets, minlength=edges[-1])
     offsets = totals.cumsum(0) - totals
-    bases = torch.tensor([0, *(sum(sizes) for sizes in counts)], device=limits.device).cumsum(0)[:-1]
-    slots -= bases.repeat_interleave(torch.tensor([sum(sizes) for sizes in counts], device=limits.device))
+    rows_of_chunk = torch.tensor([sum(sizes) for sizes in counts], dtype=torch.long, device=limits.device)
+    bases = rows_of_chunk.cumsum(0) - rows_of_chunk
+    slots -= bases.repeat_interleave(rows_of_chunk)
     offsets -= bases.repeat_interleave(limits.diff())
     return sources, targets, slots.int(), offsets.int(), counts
 
