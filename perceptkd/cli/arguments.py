@@ -93,6 +93,7 @@ def build_parser(description: str, *, examples: str) -> argparse.ArgumentParser:
         description=textwrap.dedent(description).strip(),
         epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
         formatter_class=HelpFormatter,
+        allow_abbrev=False,  # --cfg-option would go through, and its spelling be learned
     )
 
 

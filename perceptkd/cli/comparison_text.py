@@ -45,7 +45,7 @@ def cost(result: Mapping[str, Any]) -> str:
     ]
     if not parts:
         return "a training step: not measured, some trainings had the cores to themselves and some shared them"
-    shared = f" ({result['parallel']} trainings at a time)" if result.get("parallel", 1) > 1 else ""
+    shared = f" ({result['parallel']} trainings at a time, on shared cores)" if result.get("parallel", 1) > 1 else ""
     return f"a training step and the most memory: {'; '.join(parts)}{shared}"
 
 

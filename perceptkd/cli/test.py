@@ -20,7 +20,7 @@ from perceptkd.cli.arguments import (
     run_command,
     set_local_rank,
 )
-from perceptkd.cli.train import build_runner, read_config
+from perceptkd.cli.train import ShortConsoleRunner, build_runner, read_config
 from perceptkd.engine.checkpoints import check_checkpoint, load_student
 from perceptkd.engine.student import student_config
 
@@ -70,7 +70,14 @@ def evaluate(
     load_student(_plain_model(runner), checkpoint)
     if out is not None:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
-    return runner.test()
+    return _overall_last(runner.test(), runner.test_dataloader.dataset)
+
+
+def _overall_last(metrics: Mapping[str, float], dataset: Any) -> dict[str, float]:
+    """The metrics of single classes first, so that those of all classes stand at the end of what is printed."""
+    classes = getattr(dataset, "metainfo", {}).get("classes", ())
+    names = sorted(metrics, key=lambda name: not any(f"/{each}_" in name for each in classes))
+    return {name: metrics[name] for name in names}
 
 
 def evaluation_config(config: Config, *, stage: str) -> Config:
@@ -156,10 +163,11 @@ def command(arguments: Sequence[str] | None = None) -> None:
         show_dir=parsed.show_dir,
         tta=parsed.tta,
         launcher=parsed.launcher,
+        runner_type=ShortConsoleRunner,
     )
     if is_main_process():
         for name, value in metrics.items():
-            print(f"{name}: {value}")
+            print(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

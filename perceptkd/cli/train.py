@@ -37,7 +37,9 @@ class ShortConsoleRunner(Runner):
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
+            if isinstance(handler, logging.FileHandler):
+                logger.info(f"Machine, config and tables are in {handler.baseFilename}")
+            else:
                 handler.addFilter(lambda record: record.levelno > logging.INFO or "\n" not in record.getMessage())
         return logger
 
@@ -236,6 +238,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
         launcher=parsed.launcher,
         seed=parsed.seed,
         deterministic=parsed.deterministic,
+        runner_type=ShortConsoleRunner,
     )
 
 

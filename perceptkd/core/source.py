@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -99,8 +100,9 @@ def load_config(source: Mapping[str, Any] | Config | str | Path) -> Config:
     path = CONFIG_ROOT / "configs" / inside if separator else Path(source).expanduser()
     found = path if path.exists() else CONFIG_ROOT / path
     if not found.is_file():
-        neighbours = ", ".join(str(p) for p in sorted(path.parent.glob("*.py"))[:8])
-        beside = f"; beside it are {neighbours}" if neighbours else ""
+        names = {each.name: str(each) for each in sorted(path.parent.glob("*.py"))}
+        nearest = get_close_matches(path.name, names, n=3) or list(names)[:8]
+        beside = f"; beside it are {', '.join(names[name] for name in nearest)}" if names else ""
         raise FileNotFoundError(f"The config {source} does not exist{beside}")
     return Config.fromfile(str(found))
 

@@ -55,6 +55,7 @@ def draw_curves(
             _draw_run(panel, *series(records, key), colour=colours[name], label=name, smooth=smooth)
         panel.set_title(key, fontsize=10)
         panel.set_xlabel(step_unit([record for records in loaded.values() for record in records], key), fontsize=8)
+        panel.set_xlim(left=0)
         panel.grid(alpha=0.3)
         panel.tick_params(labelsize=8)
     for panel in panels[len(drawn) :]:

@@ -133,6 +133,14 @@ def test_an_option_that_is_none_is_a_sentence(capsys: pytest.CaptureFixture, opt
     assert said.count("\n") == 1
 
 
+def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture) -> None:
+    parser = build_parser("Trains.", examples="train.py")
+    parser.add_argument("--cfg-options")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--cfg-option", "x"])
+    assert "unrecognized arguments: --cfg-option" in capsys.readouterr().err
+
+
 def test_the_help_ends_with_the_default_of_every_option_that_has_one() -> None:
     parser = build_parser("What it does.", examples="tool.py x")
     parser.add_argument("config", help="a file")

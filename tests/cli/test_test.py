@@ -4,12 +4,13 @@ import pickle
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import pytest
 import torch
 
-from perceptkd.cli.test import evaluate, main
+from perceptkd.cli.test import _overall_last, evaluate, main
 from perceptkd.core.source import build_model, read_model_source
 from perceptkd.engine.checkpoints import recorded_metrics
 
@@ -51,7 +52,19 @@ def test_predictions_are_written(
     arguments = [str(tiny_folder / "distill.py"), str(distilled_run / "epoch_1_student.pth")]
     assert main([*arguments, "--work-dir", str(tmp_path), "--out", str(out)]) == 0
     assert len(pickle.loads(out.read_bytes())) == 6
-    assert "coco/bbox_mAP_50: " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "coco/bbox_mAP_50: " in printed
+    assert "System environment" not in printed
+    (log,) = tmp_path.glob("*/*.log")
+    assert f"Machine, config and tables are in {log}" in printed
+    assert "System environment" in log.read_text()
+
+
+def test_metrics_of_all_classes_stand_at_the_end() -> None:
+    metrics = {"nuscenes/mAP": 0.4, "nuscenes/car_AP": 0.5, "nuscenes/NDS": 0.3, "nuscenes/bus_AP": 0.3}
+    ordered = _overall_last(metrics, SimpleNamespace(metainfo={"classes": ("car", "bus")}))
+    assert list(ordered) == ["nuscenes/car_AP", "nuscenes/bus_AP", "nuscenes/mAP", "nuscenes/NDS"]
+    assert _overall_last(metrics, object()) == metrics
 
 
 def test_weights_of_another_width_are_refused(

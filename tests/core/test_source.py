@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from perceptkd.core.source import build_model, read_model_source
+from perceptkd.core.source import build_model, load_config, read_model_source
 
 RETINANET = "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py"
 
@@ -74,3 +74,10 @@ def test_contract_14_a_missing_config_is_named(source: str, message: str) -> Non
 def test_contract_14_a_config_without_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"empty\.py has no 'model'"):
         read_model_source(write(tmp_path / "empty.py", "lr = 1\n"))
+
+
+def test_a_config_that_is_misspelt_is_shown_its_neighbours(repository: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"beside it are .*unidistill_lidar2camera_demo\.py"):
+        load_config(repository / "configs/unidistill/unidistill_lidar2cam_demo.py")
+    with pytest.raises(FileNotFoundError, match=r"beside it are .*lidar_voxel_demo\.py"):
+        load_config(repository / "configs/unidistill/xyz.py")
