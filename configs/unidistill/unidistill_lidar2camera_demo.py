@@ -1,4 +1,4 @@
-# UniDistill as `make demo` runs it: unidistill_lidar2camera_sim.py from scratch, on a smaller world.
+# unidistill_lidar2camera_sim.py on the smaller world of `make demo`.
 _base_ = [
     "../_base_/models/bev_camera_sim.py",
     "../_base_/datasets/nuscenes_sim_demo.py",

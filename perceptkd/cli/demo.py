@@ -13,7 +13,7 @@ from perceptkd.cli.compare import compare, say
 from perceptkd.cli.comparison_text import table
 from perceptkd.cli.provenance import provenance, write_json
 
-CONFIG = "configs/unidistill/unidistill_lidar2camera_demo.py"
+CONFIG = "configs/foreground/foreground_lidar2camera_demo.py"
 WORLD = Path("data/simworld_demo")
 PICTURED_FRAMES = 2
 BAR_METRICS = ("near_mAP", "mAP", "NDS")
