@@ -52,7 +52,7 @@ def draw(runs: dict[str, dict[str, Any]]) -> list[Path]:
     frame = frames[0]
     found = {name: frames.predict(Path(run["folder"]), run["checkpoint"], [0])[0] for name, run in runs.items()}
     bev = FOLDER / "bev.png"
-    options = {"class_names": frames.class_names, "range_m": frames.range_m, "title": "Real key frame"}
+    options = {"class_names": frames.class_names, "area_m": frames.area_m, "title": "Real key frame"}
     draw_bev(bev, frame.points, {"truth": frame.truth, **found}, **options)
     pictures = [bev]
     for name, boxes in found.items():

@@ -1,6 +1,6 @@
 # UniDistill: a detector with LiDAR and cameras teaches a compact LiDAR detector, on SimWorld's splits.
 # The student's fuser passes pillars on, which are zero between the points: 'low' is read one stage later. The weights
-# are those of lidar2camera, chosen on tune.
+# are those of lidar2camera; no others did better on tune.
 _base_ = [
     "../_base_/models/bev_lidar_pillar_sim.py",
     "../_base_/datasets/nuscenes_sim_splits.py",

@@ -16,7 +16,7 @@ model = dict(
             checkpoint="work_dirs/teachers/lidar_voxel_demo/epoch_4.pth",
         )
     ),
-    # a tenth of the published weights, which outweigh the student's own losses here
+    # a tenth of the published weights
     distillers=[
         dict(type="perceptkd.UniDistill", teacher="lidar", weights=dict(feature=10.0, relation=4.0, response=1.0))
     ],

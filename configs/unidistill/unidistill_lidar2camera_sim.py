@@ -1,5 +1,5 @@
 # UniDistill: a LiDAR detector teaches a camera detector, on SimWorld's splits train, tune and report.
-# The weights are a tenth of the published ones, which lost to the control in the long trainings of this pair.
+# The weights are a tenth of the published ones.
 _base_ = [
     "../_base_/models/bev_camera_sim.py",
     "../_base_/datasets/nuscenes_sim_splits_fixed.py",

@@ -80,6 +80,10 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{action.help} (default: %(default)s)"
 
 
+#: What parsers of commands and of their sub-commands have in common.
+PARSER: dict[str, Any] = {"formatter_class": HelpFormatter, "allow_abbrev": False}
+
+
 def program_name() -> str:
     """What the user typed before the arguments: ``train.py``, or ``perceptkd train``."""
     name = Path(sys.argv[0]).name
@@ -92,8 +96,7 @@ def build_parser(description: str, *, examples: str) -> argparse.ArgumentParser:
         prog=program_name(),
         description=textwrap.dedent(description).strip(),
         epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,  # --cfg-option would go through, and its spelling be learned
+        **PARSER,
     )
 
 

@@ -4,7 +4,7 @@ import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from perceptkd.cli.arguments import (
     run_command,
 )
 from perceptkd.cli.train import read_config
+
+if TYPE_CHECKING:
+    from perceptkd.visualization.bev import Area
 
 SPLITS = ("train", "val", "test")
 
@@ -86,7 +89,7 @@ def camera_names(dataset: Any, index: int) -> list[str]:
     return list(info.get("images") or [])
 
 
-def draw_sample(drawn: Any, stem: Path, *, class_names: Sequence[str], area_m: Any, forward: str) -> Iterator[Path]:
+def draw_sample(drawn: Any, stem: Path, *, class_names: Sequence[str], area_m: "Area", forward: str) -> Iterator[Path]:
     """Writes what there is to draw of a sample: ``<stem>_bev.png``, ``_cameras.png`` and ``_image.png``."""
     from perceptkd.visualization import draw_bev, draw_cameras
     from perceptkd.visualization.boxes import TRUTH, DrawnBoxes

@@ -14,7 +14,7 @@ from torch import nn
 
 from perceptkd.atomic import atomic_path, write_text
 from perceptkd.cli.arguments import (
-    HelpFormatter,
+    PARSER,
     UserError,
     add_config_arguments,
     build_parser,
@@ -222,7 +222,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             prog=program_name() if is_script else f"{program_name()} {name}",
             help=summary,
             description=summary,
-            formatter_class=HelpFormatter,
+            **PARSER,
         )
         add_config_arguments(source)
         source.add_argument("checkpoint", help="file to convert")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perceptkd.cli.arguments import HelpFormatter, UserError, build_parser, run_command
+from perceptkd.cli.arguments import PARSER, UserError, build_parser, run_command
 from perceptkd.cli.create_custom import add_custom_arguments, create_custom
 
 NUSCENES, KITTI, SEMANTICKITTI = "nuscenes", "kitti", "semantickitti"
@@ -59,9 +59,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         """,
     )
     kinds = parser.add_subparsers(dest="kind", required=True)
-    world = kinds.add_parser("simworld", help="write a simulated data set", formatter_class=HelpFormatter)
+    world = kinds.add_parser("simworld", help="write a simulated data set", **PARSER)
     _add_world_arguments(world)
-    real = kinds.add_parser(NUSCENES, help="write the info files of the real nuScenes", formatter_class=HelpFormatter)
+    real = kinds.add_parser(NUSCENES, help="write the info files of the real nuScenes", **PARSER)
     real.add_argument("--root", type=Path, required=True, help="folder with samples/, sweeps/ and the tables")
     real.add_argument(
         "--version",
@@ -73,7 +73,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     kitti = kinds.add_parser(
         KITTI,
         help="write KITTI's info files, clouds cut to the image and ground-truth database",
-        formatter_class=HelpFormatter,
+        **PARSER,
     )
     kitti.add_argument("--root", type=Path, required=True, help="folder with training/, testing/ and ImageSets/")
     kitti.add_argument(
@@ -83,9 +83,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="NAME",
         help="train, val, trainval or test (default: all that ImageSets has a file for)",
     )
-    scans = kinds.add_parser(SEMANTICKITTI, help="write the info files of SemanticKITTI", formatter_class=HelpFormatter)
+    scans = kinds.add_parser(SEMANTICKITTI, help="write the info files of SemanticKITTI", **PARSER)
     scans.add_argument("--root", type=Path, required=True, help="folder with sequences/")
-    own = kinds.add_parser("custom", help="write clouds and boxes of your own", formatter_class=HelpFormatter)
+    own = kinds.add_parser("custom", help="write clouds and boxes of your own", **PARSER)
     add_custom_arguments(own)
     return parser.parse_args(arguments)
 

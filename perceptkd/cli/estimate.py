@@ -234,7 +234,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
     parsed = parse_arguments(arguments)
     config = read_config(parsed.config, options=parsed.cfg_options)
     batch_size = parsed.batch_size or config.train_dataloader.batch_size
-    print("teacher and student run on two samples; at the published size that takes minutes on a CPU", flush=True)
+    print("teacher and student run on two samples, which can take minutes", flush=True)
     with quiet_libraries(), DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
         dataset = build_dataset(config)
         lines, cached = estimate(config, dataset, autocast=parsed.bf16)

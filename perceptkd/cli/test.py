@@ -75,7 +75,7 @@ def evaluate(
 
 def _overall_last(metrics: Mapping[str, float], dataset: Any) -> dict[str, float]:
     """The metrics of single classes first, so that those of all classes stand at the end of what is printed."""
-    classes = getattr(dataset, "metainfo", {}).get("classes", ())
+    classes = getattr(dataset, "metainfo", {}).get("classes") or ()
     names = sorted(metrics, key=lambda name: not any(f"/{each}_" in name for each in classes))
     return {name: metrics[name] for name in names}
 

@@ -16,6 +16,7 @@ from perceptkd.cli.arguments import (
     describe_missing,
     run_command,
 )
+from perceptkd.cli.create_data import main as create_data
 from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import GeometryError
 from perceptkd.core.tap import TapError
@@ -139,6 +140,9 @@ def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         parser.parse_args(["--cfg-option", "x"])
     assert "unrecognized arguments: --cfg-option" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        create_data(["simworld", "--out", "x", "--key", "5"])
+    assert "unrecognized arguments: --key" in capsys.readouterr().err
 
 
 def test_the_help_ends_with_the_default_of_every_option_that_has_one() -> None:

@@ -4,8 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from mmengine.registry import DefaultScope
 
 from perceptkd.cli import demo as module
+from perceptkd.cli.train import read_config
+from perceptkd.registry import MODELS
 
 METRICS = {"near_mAP", "mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE"}
 
@@ -37,6 +41,21 @@ def test_the_demo_leaves_table_and_pictures_and_continues(
     again = json.loads((folder / "summary.json").read_text())
     assert again["distilled"] == summary["distilled"]
     assert (summary["demo_minutes"] > 0, again["demo_minutes"]) == (True, 12.5)
+
+
+def test_the_student_of_the_demo_can_inherit_what_its_config_says(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    model = read_config(module.CONFIG).model
+    model.teachers.lidar.update(checkpoint=None, allow_random=True)
+    with DefaultScope.overwrite_default_scope("mmdet3d"):
+        distilled = MODELS.build(model)
+    distilled.init_weights()
+    teacher = distilled.distillers.teachers["lidar"].model
+    for path in model.distillers[0].inherit:
+        theirs = teacher.get_submodule(path).state_dict()
+        assert all(torch.equal(v, theirs[k]) for k, v in distilled.student.get_submodule(path).state_dict().items())
 
 
 def test_an_interrupted_demo_has_no_time(tmp_path: Path) -> None:

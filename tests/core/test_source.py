@@ -77,7 +77,7 @@ def test_contract_14_a_config_without_model_is_named(tmp_path: Path) -> None:
 
 
 def test_a_config_that_is_misspelt_is_shown_its_neighbours(repository: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"beside it are .*unidistill_lidar2camera_demo\.py"):
+    with pytest.raises(FileNotFoundError, match=r"beside it are \S*unidistill_lidar2camera_demo\.py"):
         load_config(repository / "configs/unidistill/unidistill_lidar2cam_demo.py")
     with pytest.raises(FileNotFoundError, match=r"beside it are .*lidar_voxel_demo\.py"):
         load_config(repository / "configs/unidistill/xyz.py")

@@ -54,8 +54,15 @@ def watch_items(model: DistillModel, monkeypatch: pytest.MonkeyPatch) -> list:
     return seen
 
 
-def check_gradients(model: DistillModel, losses: dict[str, Any]) -> None:
-    """All losses are finite, and every weight of the student gets a gradient."""
+def check_gradients(model: DistillModel, losses: dict[str, Any], before_tap: tuple[str, ...]) -> None:
+    """The term trains what lies before its tap and nothing else, and all losses together every weight."""
+    weights = dict(model.student.named_parameters())
+    term = losses["loss_kd/pointdistiller/graph"]
+    gradients = torch.autograd.grad(term, list(weights.values()), retain_graph=True, allow_unused=True)
+    assert {name for name, each in zip(weights, gradients) if each is not None} == {
+        name for name in weights if name.startswith(before_tap)
+    }
+    assert all(each.isfinite().all() and each.abs().sum() > 0 for each in gradients if each is not None)
     terms = [sum(value) if isinstance(value, list) else value for name, value in losses.items() if "loss" in name]
     assert all(term.isfinite().all() for term in terms)
     sum(term.sum() for term in terms).backward()
@@ -83,7 +90,7 @@ def test_kitti(real_data: Path, monkeypatch: pytest.MonkeyPatch, released: bool)
     mode = {"mode": "raw", "tau": 0.01} if released else {"mode": "standard"}
     assert torch.equal(graphs[0].weight, graph_weights(items.importance[graphs[0].centre], **mode))
     assert 0 < losses["loss_kd/pointdistiller/graph"] < 20
-    check_gradients(model, losses)
+    check_gradients(model, losses, ("voxel_encoder.",))
 
 
 @pytest.mark.slow
@@ -97,6 +104,9 @@ def test_nuscenes(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = watch_items(model, monkeypatch)
     losses = model(RawBatch(batch, True), mode="loss")
     (items,) = seen
+    (distiller,) = model.distillers.each()
+    (graph,) = distiller._graphs(items)
     assert (items.student.shape, items.teacher.shape) == ((128 * 128, 192), (128 * 128, 384))
+    assert (len(graph.centre), *graph.neighbour.shape) == (256, 256, 128)
     assert 0 < losses["loss_kd/pointdistiller/graph"] < 20
-    check_gradients(model, losses)
+    check_gradients(model, losses, ("pts_voxel_encoder.", "pts_backbone.", "pts_neck."))

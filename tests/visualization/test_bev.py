@@ -54,6 +54,21 @@ def test_a_box_is_drawn_where_it_is(tmp_path: Path, make_boxes: Callable) -> Non
     assert drawn.max(axis=0) == pytest.approx([28, 34], abs=0.5)
 
 
+def test_an_area_ahead_of_the_vehicle_fills_the_picture(tmp_path: Path, make_boxes: Callable) -> None:
+    behind, beside = (-20.0, 0.0, *CAR[2:]), (20.0, -35.0, *CAR[2:])
+    boxes = make_boxes([(20.0, 10.0, *CAR[2:]), behind, beside], labels=[3, 3, 3])
+    path = draw_bev(tmp_path / "bev.png", None, {"truth": boxes}, area_m=(-4, -20, 56, 20), forward="x")
+    image = cv2.imread(str(path))
+    (frame,) = frames(image)
+    left, top, right, bottom = frame
+    assert (right - left) / (bottom - top) == pytest.approx(60 / 40, rel=0.02)
+    drawn = coloured(image, 3, frame)
+    x = (drawn[:, 0] - left) / (right - left) * 60 - 4
+    y = 20 - (drawn[:, 1] - top) / (bottom - top) * 40
+    assert (x.min(), x.max()) == pytest.approx((12, 28), abs=0.5)
+    assert (y.min(), y.max()) == pytest.approx((6, 14), abs=0.5)
+
+
 def test_points_are_drawn(tmp_path: Path, make_boxes: Callable) -> None:
     points = torch.rand(2000, 5) * 10 - 30
     pictures = [

@@ -97,3 +97,10 @@ def test_a_falling_series_falls_in_the_picture(tmp_path: Path) -> None:
     row, column = np.nonzero((panel == as_bgr(set_colours(["control"])["control"])).all(axis=2))
     assert len(row) > 300
     assert np.corrcoef(column, row)[0, 1] > 0.99
+
+
+def test_steps_are_counted_from_0_even_where_there_is_one(tmp_path: Path) -> None:
+    image = cv2.imread(str(draw_curves(tmp_path / "x.png", {"control": [record(4, loss=1.0)]}, ["loss"])))
+    panel = image[: int(image.shape[0] * 0.8)]
+    column = np.nonzero((panel == as_bgr(set_colours(["control"])["control"])).all(axis=2))[1]
+    assert column.mean() > 0.85 * image.shape[1]
