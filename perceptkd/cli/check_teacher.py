@@ -11,7 +11,7 @@ from torch import Tensor
 
 from perceptkd.cli.arguments import UserError, add_config_arguments, build_parser, run_command
 from perceptkd.cli.test import evaluation_config
-from perceptkd.cli.train import ShortConsoleRunner, build_runner, read_config
+from perceptkd.cli.train import build_runner, read_config
 from perceptkd.core.checkpoint import LoadReport, find_checkpoint, load_weights
 from perceptkd.core.source import build_model, load_config, read_model_source
 from perceptkd.core.teacher_config import TeacherConfig
@@ -89,7 +89,7 @@ def check_teacher(config: Config, name: str, *, evaluation: bool = True, work_di
 def evaluate_weights(config: Config, weights: Mapping[str, Tensor], *, work_dir: str | None) -> dict[str, float]:
     """Metrics on the config's validation data of weights that are loaded already, in whatever form they were stored."""
     plain = evaluation_config(read_config(config, work_dir=work_dir), stage="val")
-    runner = build_runner(plain, stages=("test",), launcher="none", runner_type=ShortConsoleRunner)
+    runner = build_runner(plain, stages=("test",), launcher="none")
     runner.model.load_state_dict(weights)
     return runner.test()
 

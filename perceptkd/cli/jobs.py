@@ -279,7 +279,6 @@ def _run(job: Job, shares: int) -> None:
     import torch
 
     from perceptkd.cli.test import evaluate
-    from perceptkd.cli.train import ShortConsoleRunner
 
     if shares > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // shares))
@@ -295,7 +294,7 @@ def _run(job: Job, shares: int) -> None:
             write_json(work_dir / RESULT_FILE, result)
         for split in job.splits:
             if split not in result:
-                options = {"work_dir": str(work_dir), "stage": split, "runner_type": ShortConsoleRunner}
+                options = {"work_dir": str(work_dir), "stage": split}
                 metrics = evaluate(config, result["checkpoint"], **options)
                 result[split] = {key: float(value) for key, value in metrics.items()}
                 write_json(work_dir / RESULT_FILE, result)
@@ -303,12 +302,12 @@ def _run(job: Job, shares: int) -> None:
 
 def _train(config: Any, work_dir: Path) -> dict[str, Any]:
     """Trains, or goes on where the folder's last checkpoint is; ``train_s`` counts this process alone."""
-    from perceptkd.cli.train import ShortConsoleRunner, train
+    from perceptkd.cli.train import train
     from perceptkd.engine import backends
     from perceptkd.engine.checkpoints import recorded_metrics
 
     start = time.perf_counter()
-    train(config, work_dir=str(work_dir), resume=True, runner_type=ShortConsoleRunner)
+    train(config, work_dir=str(work_dir), resume=True)
     result = {
         "train_s": round(time.perf_counter() - start, 1),
         "step_ms": median_step_ms(work_dir),

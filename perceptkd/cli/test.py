@@ -20,7 +20,7 @@ from perceptkd.cli.arguments import (
     run_command,
     set_local_rank,
 )
-from perceptkd.cli.train import ShortConsoleRunner, build_runner, read_config
+from perceptkd.cli.train import build_runner, read_config
 from perceptkd.engine.checkpoints import check_checkpoint, load_student
 from perceptkd.engine.student import student_config
 
@@ -38,7 +38,6 @@ def evaluate(
     show_dir: str | None = None,
     tta: bool = False,
     launcher: str | None = None,
-    runner_type: type[Runner] = Runner,
 ) -> dict[str, float]:
     """Metrics of the student in ``checkpoint``, which may be a full one or the student's alone. No teacher is needed.
 
@@ -52,7 +51,6 @@ def evaluate(
         show_dir: Draw predictions into this folder, under the log directory unless it is absolute.
         tta: Average over the config's test-time augmentations.
         launcher: Who starts the processes.
-        runner_type: The stock Runner, or one of its kind.
 
     Raises:
         CheckpointError: The weights do not fit.
@@ -66,7 +64,7 @@ def evaluate(
         _enable_tta(config)
     if out is not None and Path(out).suffix not in (".pkl", ".pickle"):
         raise UserError(f"--out writes a pickle file: {out} must end in .pkl")
-    runner = build_runner(config, stages=("test",), launcher=launcher, runner_type=runner_type)
+    runner = build_runner(config, stages=("test",), launcher=launcher)
     load_student(_plain_model(runner), checkpoint)
     if out is not None:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
@@ -163,7 +161,6 @@ def command(arguments: Sequence[str] | None = None) -> None:
         show_dir=parsed.show_dir,
         tta=parsed.tta,
         launcher=parsed.launcher,
-        runner_type=ShortConsoleRunner,
     )
     if is_main_process():
         for name, value in metrics.items():

@@ -110,7 +110,6 @@ def build_runner(
     seed: int | None = None,
     deterministic: bool = False,
     stages: Sequence[str] = ("train", "val"),
-    runner_type: type[Runner] = Runner,
 ) -> Runner:
     """The Runner of a config, as the command line would build it.
 
@@ -125,7 +124,6 @@ def build_runner(
         seed: Overrides ``randomness.seed``.
         deterministic: Ask torch for deterministic algorithms.
         stages: Whose data must be there.
-        runner_type: The stock Runner, or one of its kind.
 
     Raises:
         UserError: An option does not fit the config, or data are missing.
@@ -151,7 +149,7 @@ def build_runner(
     _log_validations_by_step(config)
     _separate_runs(config)
     try:
-        return runner_type.from_cfg(config)
+        return ShortConsoleRunner.from_cfg(config)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
@@ -238,7 +236,6 @@ def command(arguments: Sequence[str] | None = None) -> None:
         launcher=parsed.launcher,
         seed=parsed.seed,
         deterministic=parsed.deterministic,
-        runner_type=ShortConsoleRunner,
     )
 
 
