@@ -38,7 +38,7 @@ def load(dataset: type, folder: Path, ann_file: str, dims: int, **options: Any) 
 
 
 def build(config: str, distiller: dict) -> DistillModel:
-    """A fourth of the detector's parameters learn from all of them, with a shallow BEV backbone on both sides."""
+    """A detector with a fourth of the parameters learns from the whole one."""
     teacher = {"config": config, "allow_random": True}
     distiller = {"type": "perceptkd.PointDistiller", "teacher": "wide", **distiller}
     model = DistillModel({"config": config, "compression": 4}, teachers={"wide": teacher}, distillers=[distiller])
@@ -46,7 +46,7 @@ def build(config: str, distiller: dict) -> DistillModel:
 
 
 def watch_items(model: DistillModel, monkeypatch: pytest.MonkeyPatch) -> list:
-    """What the distiller compares in the steps to come, as one list of levels each."""
+    """What the distiller compares in the steps to come, level by level."""
     seen: list = []
     (distiller,) = model.distillers.each()
     gap = distiller._gap

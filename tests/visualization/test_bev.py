@@ -10,9 +10,10 @@ import torch
 from matplotlib.colors import to_rgb
 
 from perceptkd.visualization import draw_bev
-from perceptkd.visualization.bev import area_of
+from perceptkd.visualization.bev import Area, area_of
 from perceptkd.visualization.figure import CLASS_COLOURS
 
+AREA_M = (-50.0, -50.0, 50.0, 50.0)
 CAR = (20.0, 30.0, -1.0, 16.0, 8.0, 1.5, 0.0)
 
 
@@ -25,11 +26,12 @@ def frames(image: np.ndarray) -> list[tuple[int, int, int, int]]:
     return sorted(large, key=lambda frame: (frame[1] // 50, frame[0]))
 
 
-def metres(pixels: np.ndarray, frame: tuple[int, int, int, int], range_m: float) -> np.ndarray:
+def metres(pixels: np.ndarray, frame: tuple[int, int, int, int], area_m: Area = AREA_M) -> np.ndarray:
     """Pixels [M, 2] (column, row) of a panel as (x, y) in metres."""
     left, top, right, bottom = frame
-    x = (pixels[:, 0] - left) / (right - left) * 2 * range_m - range_m
-    y = range_m - (pixels[:, 1] - top) / (bottom - top) * 2 * range_m
+    x0, y0, x1, y1 = area_m
+    x = x0 + (pixels[:, 0] - left) / (right - left) * (x1 - x0)
+    y = y1 - (pixels[:, 1] - top) / (bottom - top) * (y1 - y0)
     return np.stack((x, y), axis=1)
 
 
@@ -43,12 +45,10 @@ def coloured(image: np.ndarray, label: int, frame: tuple[int, int, int, int]) ->
 
 
 def test_a_box_is_drawn_where_it_is(tmp_path: Path, make_boxes: Callable) -> None:
-    path = draw_bev(
-        tmp_path / "new" / "bev.png", None, {"truth": make_boxes([CAR], labels=[3])}, area_m=(-50, -50, 50, 50)
-    )
+    path = draw_bev(tmp_path / "new" / "bev.png", None, {"truth": make_boxes([CAR], labels=[3])}, area_m=AREA_M)
     image = cv2.imread(str(path))
     (frame,) = frames(image)
-    drawn = metres(coloured(image, 3, frame), frame, 50)
+    drawn = metres(coloured(image, 3, frame), frame)
     assert len(drawn) > 50
     assert drawn.min(axis=0) == pytest.approx([12, 26], abs=0.5)
     assert drawn.max(axis=0) == pytest.approx([28, 34], abs=0.5)
@@ -57,27 +57,26 @@ def test_a_box_is_drawn_where_it_is(tmp_path: Path, make_boxes: Callable) -> Non
 def test_an_area_ahead_of_the_vehicle_fills_the_picture(tmp_path: Path, make_boxes: Callable) -> None:
     behind, beside = (-20.0, 0.0, *CAR[2:]), (20.0, -35.0, *CAR[2:])
     boxes = make_boxes([(20.0, 10.0, *CAR[2:]), behind, beside], labels=[3, 3, 3])
-    path = draw_bev(tmp_path / "bev.png", None, {"truth": boxes}, area_m=(-4, -20, 56, 20), forward="x")
+    area = (-4, -20, 56, 20)
+    path = draw_bev(tmp_path / "bev.png", None, {"truth": boxes}, area_m=area, forward="x")
     image = cv2.imread(str(path))
     (frame,) = frames(image)
     left, top, right, bottom = frame
     assert (right - left) / (bottom - top) == pytest.approx(60 / 40, rel=0.02)
-    drawn = coloured(image, 3, frame)
-    x = (drawn[:, 0] - left) / (right - left) * 60 - 4
-    y = 20 - (drawn[:, 1] - top) / (bottom - top) * 40
-    assert (x.min(), x.max()) == pytest.approx((12, 28), abs=0.5)
-    assert (y.min(), y.max()) == pytest.approx((6, 14), abs=0.5)
+    drawn = metres(coloured(image, 3, frame), frame, area)
+    assert drawn.min(axis=0) == pytest.approx([12, 6], abs=0.5)
+    assert drawn.max(axis=0) == pytest.approx([28, 14], abs=0.5)
 
 
 def test_points_are_drawn(tmp_path: Path, make_boxes: Callable) -> None:
     points = torch.rand(2000, 5) * 10 - 30
     pictures = [
-        cv2.imread(str(draw_bev(tmp_path / f"{name}.png", cloud, {"truth": make_boxes([])}, area_m=(-50, -50, 50, 50))))
+        cv2.imread(str(draw_bev(tmp_path / f"{name}.png", cloud, {"truth": make_boxes([])}, area_m=AREA_M)))
         for name, cloud in (("with", points), ("without", None))
     ]
     (frame,) = frames(pictures[0])
     changed = np.argwhere(np.abs(pictures[0].astype(int) - pictures[1]).max(axis=2) > 40)[:, ::-1]
-    drawn = metres(changed, frame, 50)
+    drawn = metres(changed, frame)
     drawn = drawn[(np.abs(drawn) < 50).all(axis=1)]
     assert len(drawn) > 300
     assert drawn.min() > -31
