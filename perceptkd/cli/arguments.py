@@ -29,7 +29,7 @@ WORLDS = {
     "simworld/nuscenes": "",
     "simworld_demo/nuscenes": " --splits train=56 tune=12 --keyframes 5",
     "simworld_splits/nuscenes": " --splits train=120 tune=24 report=24 --keyframes 6",
-    "simworld_splits/kitti": " --format kitti --splits train=240 tune=48 report=72 --keyframes 3",
+    "simworld_splits/kitti": " --format kitti --splits train=240 tune=144 report=288 --keyframes 3",
     "simworld_splits/semantickitti": " --format semantickitti --splits train=60 tune=12 report=12 --keyframes 4",
 }
 

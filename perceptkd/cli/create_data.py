@@ -51,7 +51,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         examples="""
         python tools/create_data.py simworld --out data/simworld
         python tools/create_data.py simworld --out data/simworld_splits --format kitti \\
-            --splits train=240 tune=48 report=72 --keyframes 3
+            --splits train=240 tune=144 report=288 --keyframes 3
         python tools/create_data.py nuscenes --root data/nuscenes --version v1.0-trainval
         python tools/create_data.py custom --points clouds --boxes boxes.csv --out data/custom
         python tools/create_data.py kitti --root data/kitti

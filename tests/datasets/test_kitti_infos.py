@@ -141,7 +141,7 @@ def test_the_train_pipeline_of_pointpillars_samples_objects(tiny_kitti):
     (sample,) = [step for step in dataset_config.pipeline if step["type"] == "ObjectSample"]
     sampler = sample.db_sampler
     sampler.data_root, sampler.info_path = str(tiny_kitti), str(database_path(tiny_kitti))
-    sampler.sample_groups, sampler.prepare = {"Car": 30}, {"filter_by_min_points": {"Car": 5}}
+    sampler.sample_groups, sampler.prepare = {"Pedestrian": 30}, {"filter_by_min_points": {"Pedestrian": 5}}
     (keep_range,) = [step for step in dataset_config.pipeline if step["type"] == "ObjectRangeFilter"]
     keep_range.point_cloud_range = [-200, -200, -20, 200, 200, 20]
     dataset = DATASETS.build(dataset_config)

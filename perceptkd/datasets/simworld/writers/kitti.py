@@ -22,7 +22,7 @@ from perceptkd.datasets.simworld.kitti_rig import CAMERA, KITTI_RIG, kitti_calib
 from perceptkd.datasets.simworld.semantics import ROAD, SIDEWALK
 from perceptkd.datasets.simworld.writers.base import write_file, write_world
 from perceptkd.datasets.simworld.writers.kitti_labels import KittiLabeller
-from perceptkd.datasets.simworld.writers.plan import KITTI_SPLITS, WorldPlan
+from perceptkd.datasets.simworld.writers.plan import KITTI_SPLITS, WorldPlan, kitti_scenes
 
 #: The ground is fitted to what lies ahead as far as this.
 GROUND_M = 40.0
@@ -64,9 +64,9 @@ def info_files(plan: WorldPlan, root: Path) -> list[Path]:
 
 
 def places_of(plan: WorldPlan) -> dict[str, Place]:
-    """The place of each scene by its name; frames are numbered in the order of the names."""
+    """The place of each scene by its name; frames are numbered in the order of :func:`kitti_scenes`."""
     folders = {scene: folder_of(name) for name, split in KITTI_SPLITS.items() for scene in plan.splits.get(split, ())}
-    return {scene: Place(folders[scene], index * plan.num_keyframes) for index, scene in enumerate(plan.scenes())}
+    return {scene: Place(folders[scene], index * plan.num_keyframes) for index, scene in enumerate(kitti_scenes(plan))}
 
 
 def image_sets(plan: WorldPlan) -> dict[str, list[str]]:

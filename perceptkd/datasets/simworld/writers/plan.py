@@ -3,7 +3,7 @@
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +121,25 @@ def plan_trainval(counts: Mapping[str, int], **sizes: Any) -> WorldPlan:
 
 
 def plan_kitti(version: str, counts: Mapping[str, int], **sizes: Any) -> WorldPlan:
-    """As :func:`plan_trainval`, for formats with KITTI's splits.
+    """Any number of scenes per split, for formats with KITTI's splits, which know no names of scenes.
 
-    >>> plan_kitti("kitti", {"train": 2, "tune": 1}, num_keyframes=1).version
-    'kitti'
+    >>> plan_kitti("kitti", {"train": 2, "tune": 1}, num_keyframes=1).splits["train"]
+    ('train-0000', 'train-0001')
     """
     unknown = set(counts) - set(KITTI_SPLITS.values())
     if unknown:
         names = ", ".join(f"{split} ({name})" for name, split in KITTI_SPLITS.items())
         raise WorldError(f"{version} has no place for split {', '.join(sorted(unknown))}: its splits are {names}")
-    return replace(plan_trainval(counts, **sizes), version=version)
+    empty = [split for split, count in counts.items() if count < 1]
+    if empty:
+        raise WorldError(f"split {empty[0]}={counts[empty[0]]}: a split has one scene or more, or is left out")
+    splits = {split: tuple(f"{split}-{index:04d}" for index in range(count)) for split, count in counts.items()}
+    return WorldPlan(version, splits, **sizes)
+
+
+def kitti_scenes(plan: WorldPlan) -> list[str]:
+    """The names of the scenes of all splits, those of train first, then those of tune and report."""
+    return [scene for split in KITTI_SPLITS.values() for scene in plan.splits.get(split, ())]
 
 
 def read_manifest(root: Path) -> dict[str, Any] | None:

@@ -52,7 +52,7 @@ from perceptkd.datasets.simworld.kitti_rig import KITTI_RIG, NATIVE_SIZE, kitti_
 from perceptkd.datasets.simworld.materials import Material
 from perceptkd.datasets.simworld.semantics import SEMANTICS, VEGETATION
 from perceptkd.datasets.simworld.writers.base import write_file, write_world
-from perceptkd.datasets.simworld.writers.plan import KITTI_SPLITS, WorldPlan
+from perceptkd.datasets.simworld.writers.plan import KITTI_SPLITS, WorldPlan, kitti_scenes
 
 LABELS = {
     "void": 1, "road": 40, "sidewalk": 48, "terrain": 72, "building": 50, "vegetation": 70, "pole": 80, "sign": 81,
@@ -92,8 +92,8 @@ def info_files(plan: WorldPlan, root: Path) -> list[Path]:
 
 
 def sequences_of(plan: WorldPlan) -> dict[str, str]:
-    """The sequence of each scene by its name, numbered in the order of the names."""
-    return {scene: f"{index:02d}" for index, scene in enumerate(plan.scenes())}
+    """The sequence of each scene by its name, numbered in the order of :func:`kitti_scenes`."""
+    return {scene: f"{index:02d}" for index, scene in enumerate(kitti_scenes(plan))}
 
 
 def split_sequences(plan: WorldPlan) -> dict[str, list[str]]:

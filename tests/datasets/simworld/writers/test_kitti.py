@@ -132,10 +132,15 @@ def test_image_sets_are_the_splits(tiny_kitti):
     }
 
 
-def test_frames_are_numbered_in_the_order_of_the_scenes():
-    plan = plan_kitti("kitti", {"train": 2, "tune": 2, "report": 1}, num_keyframes=3)
-    places = places_of(plan)
-    assert [place.first for _, place in sorted(places.items())] == [0, 3, 6, 9, 12]
+def test_frames_are_numbered_split_by_split():
+    plan = plan_kitti("kitti", {"report": 1, "tune": 2, "train": 2}, num_keyframes=3)
+    assert {scene: place.first for scene, place in places_of(plan).items()} == {
+        "train-0000": 0,
+        "train-0001": 3,
+        "tune-0000": 6,
+        "tune-0001": 9,
+        "report-0000": 12,
+    }
     sets = image_sets(plan)
     assert len(set(sets["train"]) | set(sets["val"]) | set(sets["test"])) == 15
     assert sets["trainval"] == sorted(sets["train"] + sets["val"])

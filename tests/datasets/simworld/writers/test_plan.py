@@ -10,6 +10,7 @@ from perceptkd.datasets.simworld.writers.plan import (
     WorldError,
     WorldPlan,
     check_same_world,
+    plan_kitti,
     plan_mini,
     plan_trainval,
     read_manifest,
@@ -48,6 +49,8 @@ def test_every_split_has_a_seed_of_its_own_and_mini_the_given_one():
 def test_a_split_s_scenes_do_not_depend_on_the_other_splits_seeds():
     small, large = plan_trainval({"train": 2, "tune": 1}), plan_trainval({"train": 4, "tune": 1})
     assert small.scenes().items() <= large.scenes().items()
+    few, many = plan_kitti("kitti", {"train": 2, "tune": 1}), plan_kitti("kitti", {"train": 3, "tune": 200})
+    assert few.scenes().items() <= many.scenes().items()
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,7 @@ def test_a_split_s_scenes_do_not_depend_on_the_other_splits_seeds():
         (lambda: plan_trainval({"tune": 151}), "there are 150 val names, 0 in use"),
         (lambda: plan_trainval({"tune": 100, "report": 60}), "report=60: there are 150 val names, 100 in use"),
         (lambda: plan_trainval({"train": 0}), "train=0"),
+        (lambda: plan_kitti("kitti", {"train": 2, "tune": 0}), "tune=0: a split has one scene or more"),
         (lambda: plan_mini(sweeps=10), "sweeps must be 0 to 9"),
         (lambda: plan_mini(num_keyframes=0), "at least one key frame"),
         (lambda: WorldPlan("v1.0-mini", {}), "no scene"),

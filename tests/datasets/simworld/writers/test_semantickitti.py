@@ -26,7 +26,7 @@ PLAN = plan_kitti("semantickitti", {"train": 1, "tune": 1}, num_keyframes=2, swe
 @pytest.fixture(scope="module")
 def first() -> tuple[Scene, LidarSweep]:
     """Sequence 00 and its first sweep."""
-    scene = build_scene(PLAN.scenes()["scene-0001"])
+    scene = build_scene(PLAN.scenes()["train-0000"])
     return scene, cast_lidar(scene, float(scene.lidar_times[0]), rig=KITTI_RIG)
 
 
