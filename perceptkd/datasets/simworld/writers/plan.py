@@ -130,9 +130,9 @@ def plan_kitti(version: str, counts: Mapping[str, int], **sizes: Any) -> WorldPl
     if unknown:
         names = ", ".join(f"{split} ({name})" for name, split in KITTI_SPLITS.items())
         raise WorldError(f"{version} has no place for split {', '.join(sorted(unknown))}: its splits are {names}")
-    empty = [split for split, count in counts.items() if count < 1]
-    if empty:
-        raise WorldError(f"split {empty[0]}={counts[empty[0]]}: a split has one scene or more, or is left out")
+    for split, count in counts.items():
+        if count < 1:
+            raise WorldError(f"split {split}={count}: a split has one scene or more, or is left out")
     splits = {split: tuple(f"{split}-{index:04d}" for index in range(count)) for split, count in counts.items()}
     return WorldPlan(version, splits, **sizes)
 
