@@ -95,9 +95,10 @@ def box_channels(
             f"{method}: {len(known)} channel_labels for heads with {classes} class channels: give the data set's "
             "label of each channel"
         )
-    channels = torch.full((max(known) + 2,), -1, device=device)  # the last is that of the label -1
+    channels = torch.full((max(known) + 2,), -1, device=device)  # the last is that of labels which are not known
     channels[torch.tensor(known, device=device)] = torch.arange(classes, device=device)
-    return channels[torch.cat([sample.gt_instances_3d.labels_3d.to(device) for sample in step.data_samples])]
+    labels = torch.cat([sample.gt_instances_3d.labels_3d.to(device) for sample in step.data_samples])
+    return channels[labels.clamp(max=max(known) + 1)]
 
 
 def pair_heads(

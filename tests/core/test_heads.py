@@ -43,6 +43,10 @@ class TestBoxChannels:
     def test_channel_k_has_label_k(self) -> None:
         assert channels(step_of([2, 0], [], [1, -1])) == [2, 0, 1, -1]
 
+    def test_labels_that_no_channel_has_are_not_known(self) -> None:
+        assert channels(step_of([3, 7, 1])) == [-1, -1, 1]
+        assert channels(step_of([0, 3, 4, 9]), known=[0, 1, 4]) == [0, -1, 2, -1]
+
     def test_a_head_says_its_labels(self) -> None:
         head = SimpleNamespace(task_label_to_dataset=torch.tensor([2, 0, 1]))
         assert channels(step_of([2, 0, 1, -1]), head) == [0, 1, 2, -1]
