@@ -20,7 +20,7 @@ from perceptkd.core.bev import batch_boxes, cell_offsets, gaussian_mask, in_box_
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
-from perceptkd.core.geometry import GeometryError, canonical_pair, same_extent
+from perceptkd.core.geometry import GeometryError, canonical_pair, check_equal_shapes, same_extent
 from perceptkd.core.heads import head_maps
 from perceptkd.core.tap import Extent, Tap, Taps
 from perceptkd.registry import DISTILLERS
@@ -215,8 +215,7 @@ class DistillBEV(Distiller):
         terms = dict.fromkeys(self.weights, boxes.new_zeros(()))
         for alias, conv in self.attention_convs.items():
             pair = canonical_pair(student[alias], teacher[alias])
-            if pair[0].shape != pair[1].shape:
-                raise InputError(f"DistillBEV: '{alias}' has maps {[tuple(side.shape) for side in pair]}: adapt them")
+            check_equal_shapes(*pair, method=self.name, alias=alias)
             extent = tap_extent(student[alias])
             scale = box_scale(boxes, sample_index, shape=(len(pair[0]), *pair[0].shape[2:]), extent=extent)
             false_positive = torch.zeros_like(scale, dtype=torch.bool)
