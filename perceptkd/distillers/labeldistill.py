@@ -232,6 +232,11 @@ class LabelDistill(Distiller):
             raise InputError(
                 f"LabelDistill: annotated boxes have {values.shape[1]} values; it needs {BOX_VALUES}, with velocities"
             )
+        if (classes >= self.num_classes).any():
+            raise InputError(
+                f"LabelDistill: num_classes={self.num_classes}, but a box has the label {int(classes.max())}: give the "
+                "number of classes of the data set"
+            )
         labels = torch.cat((values[known], F.one_hot(classes[known], self.num_classes)), dim=1)
         shape = (len(truth), *tap.value.shape[2:])
         grid: dict[str, Any] = {"shape": shape, "extent": tap_extent(tap), "fill": self.fill}

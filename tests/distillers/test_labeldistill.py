@@ -11,6 +11,7 @@ from mmdet.models.losses import GaussianFocalLoss
 from torch import Tensor, nn
 
 from perceptkd.core.distiller import Step
+from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import GeometryError
 from perceptkd.core.tap import Tap, TapSpec
 from perceptkd.distillers.labeldistill import (
@@ -334,6 +335,8 @@ class TestMethod:
             LabelDistill(**OPTIONS).loss(taps_of(*half), taps_of(*teacher), step)
         with pytest.raises(ValueError, match=r"equal tasks, classes and grids"):
             LabelDistill(**OPTIONS).loss(taps_of(*student, head_of(student[0])[:1]), taps_of(*teacher), step)
+        with pytest.raises(InputError, match="num_classes=1, but a box has the label"):
+            LabelDistill(**{**OPTIONS, "num_classes": 1}).loss(taps_of(*student), taps_of(*teacher), step)
         with pytest.raises(GeometryError):
             LabelDistill(**OPTIONS).loss(taps_of(*student, extent=(-9.0, -9.0, 9.0, 9.0)), taps_of(*teacher), step)
 
