@@ -185,6 +185,11 @@ class UniDistill(Distiller):
                 "UniDistill: relation_scope is 'intra' or 'inter', cls_mode 'max' or 'per_class', eps at least 1e-6; "
                 f"not {relation_scope!r}, {cls_mode!r} and {eps}"
             )
+        if temperature <= 0 or not 0 < overlap < 1 or min_radius < 0 or not 0 <= clamp < 0.5:
+            raise InputError(
+                "UniDistill: temperature is positive, overlap between 0 and 1, min_radius at least 0, clamp below 0.5; "
+                f"not {temperature}, {overlap}, {min_radius} and {clamp}"
+            )
         weights = dict(weights or {})
         if "response" in weights:
             weights = dict.fromkeys(("response_cls", "response_reg"), weights.pop("response")) | weights

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import GeometryError
 from perceptkd.distillers.unidistill import UniDistill
 from perceptkd.registry import DISTILLERS
@@ -215,10 +216,19 @@ def test_a_finer_teacher_leaves_the_student_at_its_size(maps: tuple, make_taps: 
 
 
 @pytest.mark.parametrize(
-    "options", [{"relation_scope": "all"}, {"cls_mode": "mean"}, {"eps": 1e-8}, {"weights": {"x": 1}}]
+    "options",
+    [
+        {"relation_scope": "all"},
+        {"cls_mode": "mean"},
+        {"eps": 1e-8},
+        {"temperature": 0.0},
+        {"overlap": 1.0},
+        {"min_radius": -1},
+        {"clamp": 0.5},
+    ],
 )
 def test_wrong_options_raise(options: dict) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(InputError, match=next(iter(options))):
         UniDistill(**options)
 
 
