@@ -6,8 +6,8 @@ Ours, not a published method. Against UniDistill (:mod:`perceptkd.distillers.uni
   that what its own encoder has to learn is the map which these can read;
 - low-level features are therefore compared as they are, on all cells under a box and a margin around it, not at nine
   points, and with a term of their own in the background, which is most of the map and where false positives come from;
-- class outputs are compared class by class, so that a peak of the wrong class is no agreement, and only as far as the
-  teacher is right: its probability counts under the boxes of a class and is 0 elsewhere;
+- class outputs are compared class by class, so that a peak of the wrong class is no agreement, under the boxes of the
+  class alone, and as far as the teacher is sure there;
 - regression is learned from the teacher where the teacher has found the box;
 - the relation between key points, which ignores scale and channels anyhow, stays as it is.
 
