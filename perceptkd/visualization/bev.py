@@ -133,12 +133,12 @@ def _draw_ground(panel: Axes, points: Any, area_m: Area, *, point_labels: Any, f
         if point_labels is not None:
             colours = {"c": np.asarray(point_labels) % 20, "cmap": LABEL_COLOURS, "vmin": 0, "vmax": 19}
         panel.scatter(xyz[:, 0], xyz[:, 1], s=0.6, linewidths=0, rasterized=True, **colours)
-    _, y0, x1, y1 = area_m
+    x0, y0, x1, y1 = area_m
     reach = max(abs(edge) for edge in area_m)
     step = 10 if reach <= 30 else 20
     for radius in range(step, int(reach * math.sqrt(2)), step):
         panel.add_patch(Circle((0, 0), radius, fill=False, edgecolor="#d0d4da", linewidth=0.7, zorder=1))
-        seen = [(x, y) for x, y in ((0, -radius), (radius, 0), (0, radius)) if x < x1 and y0 < y < y1]
+        seen = [(x, y) for x, y in ((0, -radius), (radius, 0), (0, radius)) if x0 < x < x1 and y0 < y < y1]
         if seen:
             style: dict[str, Any] = {"color": "#5f6873", "fontsize": 7, "ha": "center", "va": "center", "zorder": 2}
             ground: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8}

@@ -53,8 +53,8 @@ def draw_curves(
     for panel, key in zip(panels, drawn):
         for name, records in loaded.items():
             _draw_run(panel, *series(records, key), colour=colours[name], label=name, smooth=smooth)
-        distils = key == "loss" and any(each.startswith("kd/") for each in drawn)
-        panel.set_title("loss (distilled: with its kd terms)" if distils else key, fontsize=10)
+        with_kd = key == "loss" and any(term.startswith("kd/") for run in loaded.values() for term in set().union(*run))
+        panel.set_title("loss, with the kd terms of runs that distil" if with_kd else key, fontsize=10)
         panel.set_xlabel(step_unit([record for records in loaded.values() for record in records], key), fontsize=8)
         panel.set_xlim(left=0)
         panel.grid(alpha=0.3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 
-from perceptkd.visualization import draw_bev
+from perceptkd.visualization import bev, draw_bev
 from perceptkd.visualization.bev import Area, area_of
 from perceptkd.visualization.figure import CLASS_COLOURS
 
@@ -66,6 +66,24 @@ def test_an_area_ahead_of_the_vehicle_fills_the_picture(tmp_path: Path, make_box
     drawn = metres(coloured(image, 3, frame), frame, area)
     assert drawn.min(axis=0) == pytest.approx([12, 6], abs=0.5)
     assert drawn.max(axis=0) == pytest.approx([28, 14], abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("area", "expected"),
+    [
+        ((-25.0, -25.0, 25.0, 25.0), [(0, -10, "10 m"), (0, -20, "20 m")]),
+        ((-2.0, -15.0, 30.0, 15.0), [(0, -10, "10 m"), (20, 0, "20 m")]),
+        ((5.0, -15.0, 30.0, 15.0), [(10, 0, "10 m"), (20, 0, "20 m")]),
+    ],
+)
+def test_rings_are_labelled_inside_of_the_picture(
+    monkeypatch: pytest.MonkeyPatch, area: Area, expected: list, make_boxes: Callable
+) -> None:
+    labels: list[tuple] = []
+    monkeypatch.setattr(bev, "save_figure", lambda figure, path: labels.extend(figure.axes[0].texts))
+    draw_bev("bev.png", None, {"truth": make_boxes([CAR])}, area_m=area)
+    rings = [(*label.get_position(), label.get_text()) for label in labels]
+    assert [ring for ring in rings if ring[2].endswith(" m")][: len(expected)] == expected
 
 
 def test_points_are_drawn(tmp_path: Path, make_boxes: Callable) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from perceptkd.core.errors import InputError
-from perceptkd.visualization import draw_curves
+from perceptkd.visualization import curves, draw_curves
 from perceptkd.visualization.curves import DEFAULT_KEYS, load_scalars, read_scalars, select_keys, series
 from perceptkd.visualization.figure import as_bgr, set_colours
 
@@ -88,6 +88,19 @@ def test_lines_of_all_runs_are_drawn(tmp_path: Path) -> None:
     assert count(path, colours["distilled"]) > 500
     only = draw_curves(tmp_path / "only.png", {"control": control})
     assert count(only, colours["distilled"]) == 0
+
+
+@pytest.mark.parametrize("keys", [["loss"], ["loss", "kd/*"]])
+def test_a_loss_that_contains_kd_terms_says_so(monkeypatch: pytest.MonkeyPatch, keys: list[str]) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(curves, "save_figure", lambda figure, path: titles.extend(a.get_title() for a in figure.axes))
+    plain, distilled = [record(1, loss=1.0)], [record(1, loss=2.0, **{"kd/x/term": 1.0})]
+    draw_curves("x.png", {"mine": plain}, ["loss"])
+    draw_curves("x.png", {"mine": plain, "ours": distilled}, keys)
+    assert [title for title in titles if title.startswith("loss")] == [
+        "loss",
+        "loss, with the kd terms of runs that distil",
+    ]
 
 
 def test_a_falling_series_falls_in_the_picture(tmp_path: Path) -> None:
