@@ -14,4 +14,5 @@ model = dict(
         dict(type="perceptkd.UniDistill", teacher="lidar", weights=dict(feature=100.0, relation=40.0, response=10.0))
     ],
 )
+# The student reads no points, but its teacher does.
 train_dataloader = dict(dataset=dict(dataset=dict(dataset=dict(pipeline={{_base_.train_pipeline}}))))
