@@ -2,6 +2,8 @@
 
 import doctest
 import importlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,14 @@ import perceptkd
 
 PACKAGE = Path(perceptkd.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text())
+
+
+@pytest.fixture(autouse=True)
+def no_logs() -> Iterator[None]:
+    """What is logged once, by whoever comes first, is in no example."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

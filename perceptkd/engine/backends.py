@@ -8,7 +8,11 @@ from perceptkd.ops.triton_kernels import chosen_kernels
 
 
 def backends() -> dict[str, str]:
-    """Number format, memory layout, threads and the ops in use."""
+    """Number format, memory layout, threads and the ops in use.
+
+    >>> sorted(backends())[:2]
+    ['amp', 'deterministic']
+    """
     return {
         **chosen_precision(),
         **mmcv_ext.backends(),
