@@ -232,6 +232,11 @@ def test_wrong_options_raise(options: dict) -> None:
         UniDistill(**options)
 
 
+def test_unknown_terms_raise() -> None:
+    with pytest.raises(InputError, match=r"no terms \['x'\]"):
+        UniDistill(weights={"x": 1})
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("legacy", [False, True])
 def test_cuda_agrees_with_the_cpu(maps: tuple, make_taps: Make, make_step: Make, legacy: bool) -> None:
