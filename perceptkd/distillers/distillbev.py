@@ -215,7 +215,7 @@ class DistillBEV(Distiller):
         terms = dict.fromkeys(self.weights, boxes.new_zeros(()))
         for alias, conv in self.attention_convs.items():
             pair = canonical_pair(student[alias], teacher[alias])
-            check_equal_shapes(*pair, method=self.name, alias=alias)
+            check_equal_shapes(*pair, method="DistillBEV", alias=alias)
             extent = tap_extent(student[alias])
             scale = box_scale(boxes, sample_index, shape=(len(pair[0]), *pair[0].shape[2:]), extent=extent)
             false_positive = torch.zeros_like(scale, dtype=torch.bool)

@@ -300,7 +300,7 @@ def test_wrong_options_raise(options: dict) -> None:
 def test_maps_that_cannot_be_compared_raise(make_step: Make) -> None:
     levels, logits, step = random_levels(1, seed=1), random_logits(1), make_step([[CAR]])
     method = DistillBEV()
-    with pytest.raises(ValueError, match=r"'deep' is .*give the distiller an adapter"):
+    with pytest.raises(ValueError, match=r"DistillBEV: 'deep' is .*give the distiller an adapter"):
         method.loss(taps({**levels, "deep": levels["deep"][:, :2]}), taps(levels, logits), step)
     with pytest.raises(GeometryError, match=r"12.*20"):
         method.loss(taps(levels), taps(levels, logits, extent=(-20.0, -8.0, 20.0, 8.0)), step)
