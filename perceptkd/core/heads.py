@@ -98,7 +98,7 @@ def box_channels(
     channels = torch.full((max(known) + 2,), -1, device=device)  # the last is that of labels which are not known
     channels[torch.tensor(known, device=device)] = torch.arange(classes, device=device)
     labels = torch.cat([sample.gt_instances_3d.labels_3d.to(device) for sample in step.data_samples])
-    return channels[labels.clamp(max=max(known) + 1)]
+    return channels[labels.clamp(max=len(channels) - 1)]
 
 
 def pair_heads(
