@@ -113,7 +113,8 @@ def authors_file() -> Callable[[str, str], Path]:
 def run_ranks() -> Callable[..., list[Any]]:
     """run_ranks(script, folder, *arguments, count=2) -> what each process saved.
 
-    They are ``python script RANK FOLDER *arguments``; each saves ``FOLDER/RANK.pt``. All of them end with the test.
+    They are ``python script RANK FOLDER *arguments``; each saves ``FOLDER/RANK.pt`` and then
+    leaves the group by ``leave_processes``, without which it may abort at its end. All of them end with the test.
     """
 
     def run(script: Path | str, folder: Path, *arguments: str, count: int = 2, timeout_s: float = 600) -> list[Any]:

@@ -9,6 +9,7 @@ import torch
 from mmengine.registry import init_default_scope
 
 from perceptkd.core.errors import InputError
+from perceptkd.engine.distributed import leave_processes
 from perceptkd.evaluation.point_iou_metric import PointIoUMetric
 from perceptkd.registry import METRICS
 
@@ -100,6 +101,7 @@ def evaluate_share(rank: int, folder: Path) -> None:
     frames = torch.load(folder / "frames.pt")
     shares = ([frames[0], frames[2]], [frames[1], frames[0]])
     torch.save(fill(PointIoUMetric(ranges_m=[(0, 10)]), shares[rank]).evaluate(3), folder / f"{rank}.pt")
+    leave_processes()
 
 
 if __name__ == "__main__":
