@@ -193,3 +193,29 @@ def test_minkunet_has_no_border() -> None:
         together = model(features.repeat(2, 1), torch.cat((small, large)))
     assert alone.abs().amin(dim=0).amax() > 0
     torch.testing.assert_close(together[: len(small)], alone)
+
+
+@pytest.mark.parametrize(("mode", "last"), [("max", True), ("avg", False)])
+def test_pillars_normalized_by_rows_are_those_of_upstream(mode: str, last: bool) -> None:
+    """Features, gradients and running statistics, with a reference that normalizes [V, C, P] as mmdet3d does."""
+    import torch
+    from mmdet3d.models.voxel_encoders.utils import PFNLayer
+    from torch.nn.functional import batch_norm, linear
+
+    torch.manual_seed(0)
+    layer = PFNLayer(5, 6, last_layer=last, mode=mode)
+    points, counts, distance = torch.randn(7, 4, 5), torch.randint(1, 5, (7,)), torch.rand(7, 4)
+    weight = layer.linear.weight.detach().clone().requires_grad_()
+    mean, variance = torch.zeros(layer.units), torch.ones(layer.units)
+    features = linear(points, weight).permute(0, 2, 1)
+    normed = batch_norm(features, mean, variance, layer.norm.weight, layer.norm.bias, True, 0.01, 1e-3)
+    normed = normed.permute(0, 2, 1).relu() * distance[:, :, None]
+    pooled = normed.amax(1, keepdim=True) if mode == "max" else normed.sum(1, keepdim=True) / counts.view(-1, 1, 1)
+    expected = pooled if last else torch.cat((normed, pooled.repeat(1, 4, 1)), dim=2)
+
+    found = layer(points, num_voxels=counts, aligned_distance=distance)
+    torch.testing.assert_close(found, expected)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(layer.linear.weight.grad, weight.grad)
+    torch.testing.assert_close((layer.norm.running_mean, layer.norm.running_var), (mean, variance))
