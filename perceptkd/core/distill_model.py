@@ -8,7 +8,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from perceptkd.core.batch import RawBatch, RawBatchPreprocessor
+from perceptkd.core.batch import RawBatch, RawBatchPreprocessor, data_samples
 from perceptkd.core.distillation import Distillation
 from perceptkd.core.dry_run import DryBatch
 from perceptkd.core.errors import InputError
@@ -93,9 +93,10 @@ class DistillModel(BaseModel):
         data = self.student.data_preprocessor(copy.deepcopy(batch), True)
         if not self.distillers:
             return self.student._run_forward(data, mode="loss")
+        samples = copy.deepcopy(data_samples(data))  # some losses write into theirs
         with self.distillers.recording():
             losses = self.student._run_forward(data, mode="loss")
-        terms = self.distillers(batch, data, self.student)
+        terms = self.distillers(batch, data, samples, self.student)
         clash = losses.keys() & terms.keys()
         if clash:
             raise ValueError(f"The student's losses and the distillers' share the names {sorted(clash)}")

@@ -9,7 +9,7 @@ from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from perceptkd.core.batch import data_samples, input_size
+from perceptkd.core.batch import input_size
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.dry_run import DryBatch, adapter_table, build_dry_batch, collect_shapes, format_table
 from perceptkd.core.errors import InputError
@@ -79,12 +79,13 @@ class Distillation(nn.ModuleDict):
         return self.student_taps.recording()
 
     @torch.compiler.disable  # a compiled training step is the student's; teachers are compiled by their own option
-    def forward(self, batch: Any, data: Any, student: nn.Module) -> dict[str, Tensor]:
+    def forward(self, batch: Any, data: Any, samples: Any, student: nn.Module) -> dict[str, Tensor]:
         """Run the teachers and all distillers on the recorded step.
 
         Args:
             batch: The raw batch.
             data: What the student's preprocessor made of it.
+            samples: Those of ``data``, as they were before the student's losses.
             student: The student.
 
         Returns:
@@ -94,7 +95,7 @@ class Distillation(nn.ModuleDict):
         self.steps += self.training
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         key = (self.seed, self.steps, rank)
-        step = self._step(batch, data, student, key)
+        step = self._step(batch, samples, student, key)
         logs: dict[str, Tensor] = {}
         with self._cleared(), isolated_random_state(*key):
             teacher_taps = {name: self._ask(teacher, batch, student) for name, teacher in self.teachers.items()}
@@ -164,13 +165,13 @@ class Distillation(nn.ModuleDict):
             logs[f"kd/{distiller.name}/{term}_weight"] = value.new_tensor(weight)
         return logs
 
-    def _step(self, batch: Any, data: Any, student: nn.Module, key: Sequence[int]) -> Step:
+    def _step(self, batch: Any, samples: Any, student: nn.Module, key: Sequence[int]) -> Step:
         hub = MessageHub.get_current_instance()
         iteration, total = int(hub.get_info("iter", 0)), int(hub.get_info("max_iters", 0))
         device = next(student.parameters()).device
         return Step(
             batch=batch,
-            data_samples=data_samples(data),
+            data_samples=samples,
             progress=min(1.0, iteration / total) if total else 0.0,
             iteration=iteration,
             student_model=student,

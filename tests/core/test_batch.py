@@ -44,6 +44,31 @@ def test_contract_03_a_teacher_that_writes_does_not_disturb_the_student(distill_
     assert not torch.equal(losses[0]["kd/toydistiller/feature"], losses[1]["kd/toydistiller/feature"])
 
 
+def test_contract_03_distillers_see_the_samples_as_they_were_before_the_students_losses(
+    distill_model: Any, batch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = distill_model()
+    distiller = next(model.distillers.each())
+    losses, terms, seen = model.student.forward, distiller.loss, []
+
+    def write(inputs: Any, data_samples: Any, mode: str) -> Any:
+        found = losses(inputs, data_samples, mode)
+        for sample in data_samples:
+            sample.gt_instances.labels.fill_(-7)
+        return found
+
+    def look(student: Any, teacher: Any, step: Any) -> Any:
+        seen.extend(step.data_samples)
+        return terms(student, teacher, step)
+
+    monkeypatch.setattr(model.student, "forward", write)
+    monkeypatch.setattr(distiller, "loss", look)
+    model(RawBatch(batch, True), mode="loss")
+    assert len(seen) == len(batch["data_samples"])
+    for sample, given in zip(seen, batch["data_samples"]):
+        assert torch.equal(sample.gt_instances.labels, given.gt_instances.labels)
+
+
 def test_contract_03_each_model_runs_its_own_preprocessor(distill_model: Any, batch: Any) -> None:
     model = distill_model(
         student={"scale": 2.0}, teacher={"scale": 5.0}, distiller={"teacher_taps": {"feature": "backbone.0"}}
