@@ -4,7 +4,7 @@ _base_ = [
     "mmdet3d::_base_/models/centerpoint_pillar02_second_secfpn_nus.py",
     "../_base_/datasets/kitti_sim_splits.py",
     "../_base_/runtime/default.py",
-    "../_base_/schedules/kitti_sim.py",
+    "../_base_/schedules/kitti_sim_teacher.py",
 ]
 
 corner = [0.0, -19.2]

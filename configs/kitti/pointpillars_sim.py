@@ -4,7 +4,7 @@ _base_ = [
     "mmdet3d::_base_/models/pointpillars_hv_secfpn_kitti.py",
     "../_base_/datasets/kitti_sim_splits.py",
     "../_base_/runtime/default.py",
-    "../_base_/schedules/kitti_sim.py",
+    "../_base_/schedules/kitti_sim_teacher.py",
 ]
 
 voxel_size = [0.2, 0.2, 8.0]

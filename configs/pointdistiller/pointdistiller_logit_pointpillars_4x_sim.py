@@ -1,10 +1,21 @@
-# PointDistiller on pillars and SparseKD at positive anchors, both with their weights: PointPillars teaches one with a
-# quarter of its parameters, on SimWorld as KITTI.
+# PointDistiller and SparseKD together.
 _base_ = ["./pointdistiller_pointpillars_4x_sim.py"]
 
+bev = dict(path="neck[0]", layout="yx", extent=(0.0, -19.2, 51.2, 19.2))
 model = dict(
     distillers=[
-        dict(type="perceptkd.PointDistiller", teacher="wide", student_channels=32, teacher_channels=64),
-        dict(type="perceptkd.SparseKD", teacher="wide"),
+        dict(
+            type="perceptkd.PointDistiller",
+            teacher="wide",
+            on="maps",
+            student_taps=dict(feature=bev),
+            teacher_taps=dict(feature=bev),
+            student_channels=192,
+            teacher_channels=384,
+            out_channels=64,
+            importance="boxes",
+            k=16,
+        ),
+        dict(type="perceptkd.SparseKD", teacher="wide", weights=dict(cls=5.0, reg=2.0)),
     ]
 )

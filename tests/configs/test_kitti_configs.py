@@ -24,6 +24,7 @@ PUBLISHED = {
 #: Config -> detector, compression, and the terms of its distillers.
 DISTILLED = {
     "pointdistiller/pointdistiller_pointpillars_4x_sim.py": ("pointpillars", 4, {"graph"}),
+    "pointdistiller/pointdistiller_published_pointpillars_4x_sim.py": ("pointpillars", 4, {"graph"}),
     "pointdistiller/pointdistiller_pointpillars_16x_sim.py": ("pointpillars", 16, {"graph"}),
     "pointdistiller/pointdistiller_second_4x_sim.py": ("second", 4, {"graph"}),
     "pointdistiller/pointdistiller_centerpoint_4x_sim.py": ("centerpoint", 4, {"graph"}),
@@ -100,6 +101,13 @@ def test_teacher_and_student_are_of_one_config(name: str) -> None:
     assert config.model.teachers == {"wide": {"config": path, "checkpoint": checkpoint}}
     for key in ("train_dataloader", "val_dataloader", "test_dataloader", "test_evaluator", "default_hooks"):
         assert config[key] == teacher[key]
+
+
+def test_the_start_from_the_teacher_is_all_that_is_new_in_its_config() -> None:
+    plain, start = (load(f"pointdistiller/pointdistiller_{name}_pointpillars_4x_sim.py") for name in ("logit", "start"))
+    assert start.model.student.pop("checkpoint") == plain.model.teachers.wide.checkpoint
+    assert start.model.pop("dry_batch") == {"dataset": plain.train_dataloader.dataset}
+    assert {key: start[key] for key in plain} == {key: plain[key] for key in plain}
 
 
 def test_methods_on_one_student_share_their_control() -> None:
