@@ -4,7 +4,6 @@
 mmdet3d's info format 2: ``bbox_3d`` is ``[x, y, z, length, width, height, yaw]`` with the centre of the box as origin.
 """
 
-import pickle
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from perceptkd.atomic import atomic_path
 from perceptkd.core.errors import InputError
 from perceptkd.datasets.box_table import Box
+from perceptkd.datasets.kitti_clouds import write_pickle, write_points
 from perceptkd.datasets.point_files import NUM_FEATURES, SUFFIXES, read_cloud
 from perceptkd.ops.points_in_boxes import points_in_boxes
 from perceptkd.progress import progress_bar
@@ -140,8 +139,13 @@ def create_custom_infos(
         bin_columns: Values to a point in .bin files.
 
     Raises:
-        InputError: A box belongs to no cloud, a cloud cannot be used, or no box at all holds a point.
+        InputError: A box belongs to no cloud, a cloud cannot be used or lies where clouds are written to, or no box
+            holds a point.
     """
+    written = Path(root).resolve() / "points"
+    for path in clouds.values():
+        if path.resolve().is_relative_to(written):
+            raise InputError(f"{path} lies in {written}, where the clouds are written to: write to another folder")
     by_frame: dict[str, list[Box]] = defaultdict(list)
     for box in boxes:
         if box.frame not in clouds:
@@ -159,7 +163,7 @@ def create_custom_infos(
         records[split] = []
         for frame in progress_bar(frames, desc=f"clouds of {split}", unit="frame"):
             points = _load(clouds[frame], origin, bin_columns, summary)
-            _write_points(Path(root) / "points" / f"{frame}.bin", points)
+            write_points(Path(root) / "points" / f"{frame}.bin", points)
             instances = _instances(by_frame[frame], points, names, origin, summary)
             records[split].append(_record(len(records[split]), frame, instances))
     if not summary.sizes:
@@ -172,8 +176,8 @@ def create_custom_infos(
     for split, data_list in records.items():
         summary.paths[split], summary.frames[split] = info_path(root, split), len(data_list)
         metainfo = {"categories": {name: label for label, name in enumerate(names)}, "dataset": "custom"}
-        with atomic_path(summary.paths[split]) as temporary, temporary.open("wb") as file:
-            pickle.dump({"metainfo": {**metainfo, "info_version": "1.1"}, "data_list": data_list}, file)
+        content = {"metainfo": {**metainfo, "info_version": "1.1"}, "data_list": data_list}
+        write_pickle(summary.paths[split], content)
     return summary
 
 
@@ -193,11 +197,6 @@ def _load(path: Path, origin: Sequence[float], bin_columns: int, summary: Summar
             f"{np.spacing(np.float32(reach)):.2g} m only; move the origin, for example --origin {near}"
         )
     return points.astype(np.float32)
-
-
-def _write_points(path: Path, points: np.ndarray) -> None:
-    with atomic_path(path) as temporary:
-        points.tofile(temporary)
 
 
 def _instances(

@@ -8,7 +8,7 @@ the same angle as seen from the LiDAR, along the ray to the object. Pixel (0, 0)
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -108,16 +108,16 @@ def observation_angle(place: np.ndarray, rotation_y: float) -> float:
     >>> round(observation_angle(np.array([10.0, -10.0]), np.pi / 2), 4) == round(np.pi / 4, 4)
     True
     """
-    return wrap_angle(rotation_y - np.arctan2(-place[1], place[0]))
+    return float(wrap_angle(rotation_y - np.arctan2(-place[1], place[0])))
 
 
-def wrap_angle(angle: float) -> float:
-    """The same direction in [-pi, pi).
+def wrap_angle(angle: Any) -> Any:
+    """The same direction in [-pi, pi), of a number or an array.
 
     >>> round(wrap_angle(3 * np.pi / 2), 4) == round(-np.pi / 2, 4)
     True
     """
-    return float((angle + np.pi) % (2 * np.pi) - np.pi)
+    return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
 def camera_boxes_to_lidar(boxes: np.ndarray, lidar2cam: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 
 from perceptkd.core.errors import InputError
-from perceptkd.datasets.kitti_files import CLASSES
+from perceptkd.datasets.kitti_files import CLASSES, wrap_angle
 from perceptkd.evaluation.kitti_boxes import HOW_TO_MAKE_INFOS, TYPES, KittiTable
 
 #: A box is cut off in front of the camera where it comes closer than this, since what lies behind has no image.
@@ -56,8 +56,9 @@ def boxes_to_camera(
     lidar2cam, cam2img, size = read_calibrations(infos, camera)
     boxes = boxes.astype(np.float64)
     location = np.einsum("nij,nj->ni", lidar2cam[frame, :3, :3], boxes[:, :3]) + lidar2cam[frame, :3, 3]
-    rotation_y = _wrap(-boxes[:, 6] - np.pi / 2)  # mmdet3d turns annotations into the LiDAR frame by the inverse of it
-    alpha = _wrap(rotation_y - np.arctan2(-boxes[:, 1], boxes[:, 0]))
+    # mmdet3d turns annotations into the LiDAR frame by the inverse of it
+    rotation_y = wrap_angle(-boxes[:, 6] - np.pi / 2)
+    alpha = wrap_angle(rotation_y - np.arctan2(-boxes[:, 1], boxes[:, 0]))
     box = np.column_stack([location, boxes[:, 3], boxes[:, 5], boxes[:, 4], rotation_y])
     bbox, is_seen = project_boxes(box, cam2img[frame], size[frame])
     return KittiTable(
@@ -162,8 +163,3 @@ def _check_labels(labels: np.ndarray, frame: np.ndarray, classes: Sequence[str],
             f"sample {samples[frame[wrong[0]]]}: a predicted label is {labels[wrong[0]]}, and dataset_meta['classes'] "
             f"has {len(classes)} names ({', '.join(classes)}): give the model and the data set the same ones"
         )
-
-
-def _wrap(angle: np.ndarray) -> np.ndarray:
-    """Angles in [-pi, pi)."""
-    return (angle + np.pi) % (2 * np.pi) - np.pi

@@ -113,6 +113,17 @@ def test_boxes_of_an_unknown_cloud(own_data, tmp_path, frame, message):
         create_custom_infos(find_clouds(own_data[0]), boxes, SPLITS, tmp_path / "out")
 
 
+@pytest.mark.parametrize("root", [".", "drive/.."])
+def test_clouds_are_never_written_over_nor_found_again(own_data, root):
+    """Nor may a second run take what the first one wrote for frames without boxes."""
+    folder, _ = own_data
+    create(own_data, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="where the clouds are written to: write to another folder"):
+        create(own_data, folder / root)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_no_boxes(own_data, tmp_path):
     clouds = find_clouds(own_data[0])
     with pytest.raises(InputError, match="there is no box: the box files hold a header alone"):

@@ -139,7 +139,7 @@ class KittiLabeller:
         pose = self.velo_from_ego @ np.linalg.inv(self.scene.ego_pose(t)) @ agent.pose(t).matrix
         rotation, shift = self.calibration.lidar2cam[:3, :3], self.calibration.lidar2cam[:3, 3]
         forward = rotation @ pose[:3, 0]
-        rotation_y = wrap_angle(np.arctan2(-forward[2], forward[0]))
+        rotation_y = float(wrap_angle(np.arctan2(-forward[2], forward[0])))
         width, length, height = agent.size_wlh
         bottom = rotation @ pose[:3, 3] + shift + [0.0, height / 2, 0.0]
         return ObjectLabel(
