@@ -1,6 +1,6 @@
 # SimWorld as SemanticKITTI: `python tools/create_data.py simworld --out data/simworld_splits --format semantickitti
 # --splits train=60 tune=12 report=12 --keyframes 4`; train, tune and report are its splits train, val and test.
-# With data_root="data/semantickitti" it is the real one, evaluated on val: report has no labels there.
+# With data_root = "data/semantickitti" in this file it is the real one, evaluated on val: report has no labels there.
 data_root = "data/simworld_splits/semantickitti"
 
 load = dict(type="perceptkd.LoadLabelledPoints", max_range_m=40.0)
