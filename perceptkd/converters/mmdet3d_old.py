@@ -95,7 +95,8 @@ def convert(state: Mapping[str, Any], model: nn.Module, *, version: str) -> Conv
     head = getattr(model, name, None)
     from mmdet3d.models.dense_heads import Anchor3DHead, CenterHead
 
-    if hasattr(model, "roi_head") or not isinstance(head, Anchor3DHead | CenterHead):
+    is_anchor_head = isinstance(head, Anchor3DHead) and hasattr(head, "conv_reg")  # SSN's has layers per task
+    if hasattr(model, "roi_head") or not (is_anchor_head or isinstance(head, CenterHead)):
         raise InputError(
             f"boxes of mmdet3d {version} are converted for one-stage LiDAR detectors with an Anchor3DHead or CenterHead"
             f", not for {type(model).__name__} with {type(head).__name__}"

@@ -163,6 +163,15 @@ def test_heads_with_boxes_that_are_not_converted_are_refused(build) -> None:
         convert({}, two_stages, version="0.17.0")
 
 
+def test_the_shape_aware_head_of_ssn_is_refused(build, anchor_head) -> None:
+    """It is an ``Anchor3DHead`` whose convolutions are below ``heads.N``."""
+    tasks = [{"num_class": 1, "shared_conv_channels": (4,), "shared_conv_strides": (1,)}] * len(SIZES)
+    target = nn.Module()
+    target.pts_bbox_head = build(anchor_head(6, SIZES, type="ShapeAwareHead", tasks=tasks))
+    with pytest.raises(InputError, match="not for Module with ShapeAwareHead"):
+        convert(target.state_dict(), target, version="0.17.0")
+
+
 def test_rotations_without_a_counterpart_are_refused() -> None:
     assert match_rotations([0, math.pi / 2])[0] == [1, 0]
     assert match_rotations([-math.pi / 4, math.pi / 4])[0] == [0, 1]
