@@ -152,11 +152,11 @@ def convert_checkpoint(
         The paths of the weights and of the config.
 
     Raises:
-        UserError: Something that the model needs is not in the checkpoint; nothing was written.
+        UserError: Something that the model needs is not in the checkpoint, or ``out`` would replace the config; nothing
+            was written.
     """
     full, out = read_config(config, options=options), Path(out)
-    if out.suffix == ".py":
-        raise UserError(f"--out {out} is the file of the weights: name it {out.with_suffix('.pth')}")
+    _check_out(out, full)
     plain = student_config(full)
     content = read_checkpoint(checkpoint)
     task = Task(
@@ -181,6 +181,14 @@ def convert_checkpoint(
         torch.save(model.state_dict(), temporary)
     write_text(out.with_suffix(".py"), plain.pretty_text)
     return out, out.with_suffix(".py")
+
+
+def _check_out(out: Path, config: Config) -> None:
+    """Refuse to write the weights as a config, and the new config over the one that was read."""
+    if out.suffix == ".py":
+        raise UserError(f"--out {out} is the file of the weights: name it {out.with_suffix('.pth')}")
+    if config.filename and out.with_suffix(".py").resolve() == Path(config.filename).resolve():
+        raise UserError(f"--out {out} would write the new config over {config.filename}: choose another name")
 
 
 def _check_complete(conversion: Conversion, mismatch: Mismatch, checkpoint: Path | str, *, allow_unused: bool) -> None:

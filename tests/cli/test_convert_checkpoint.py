@@ -133,6 +133,14 @@ def test_mistakes_are_one_sentence(config, state, tmp_path, capsys) -> None:
     assert "the checkpoint has the classes ['a', 'c'], the config ['b', 'a']" in capsys.readouterr().err
 
 
+def test_the_config_of_the_user_is_not_written_over(config, state, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(Path("pillars.py"), state, tmp_path, "--out", str(tmp_path / "pillars.pth")) == 2
+    assert "pillars.pth would write the new config over" in capsys.readouterr().err
+    assert config.read_text() == CONFIG
+    assert not (tmp_path / "pillars.pth").exists()
+
+
 @pytest.mark.parametrize("name", ["openpcdet", "mmdet3d_old", "unidistill"])
 def test_the_scripts_name_themselves(repository, name) -> None:
     script = repository / f"tools/model_converters/{name}.py"
