@@ -46,7 +46,7 @@ class Task:
         state: The checkpoint's weights, without a wrapper's prefix.
         meta: The checkpoint's ``meta``.
         lidar: Prefix of the target's LiDAR modules, ``'pts_'`` or nothing.
-        classes: Class names in the checkpoint's order.
+        classes: Class names in the checkpoint's order, None where nobody said them.
         target_classes: Those of the config.
         version: Version of mmdet3d, as the user says.
     """
@@ -55,7 +55,7 @@ class Task:
     state: Mapping[str, Any]
     meta: Mapping[str, Any]
     lidar: str
-    classes: Sequence[str]
+    classes: Sequence[str] | None
     target_classes: Sequence[str]
     version: str | None
 
@@ -130,7 +130,7 @@ def convert_checkpoint(
     *,
     out: Path | str,
     options: Mapping[str, Any] | None = None,
-    classes: Sequence[str] = openpcdet.KITTI_CLASSES,
+    classes: Sequence[str] | None = None,
     target_classes: Sequence[str] | None = None,
     version: str | None = None,
     allow_unused: bool = False,
@@ -244,9 +244,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             source.add_argument(
                 "--classes",
                 nargs="+",
-                default=list(openpcdet.KITTI_CLASSES),
                 metavar="NAME",
-                help="CLASS_NAMES of OpenPCDet's config, which anchor and point heads count by",
+                help="CLASS_NAMES of OpenPCDet's config, which anchor and point heads count by (default: "
+                f"{' '.join(openpcdet.KITTI_CLASSES)}); of a CenterPoint CLASS_NAMES_EACH_HEAD, head by head",
             )
         if name == "mmdet3d-old":
             source.add_argument(
@@ -263,7 +263,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
         parsed.checkpoint,
         out=parsed.out,
         options=parsed.cfg_options,
-        classes=getattr(parsed, "classes", ()),
+        classes=getattr(parsed, "classes", None),
         version=getattr(parsed, "from_version", None),
         allow_unused=parsed.allow_unused,
     )

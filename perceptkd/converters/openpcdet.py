@@ -3,7 +3,7 @@
 Names and layouts are those of OpenPCDet's public source (``pcdet/models``). What differs besides names:
 
 - anchor heads number classes Car, Pedestrian, Cyclist, mmdet3d's configs otherwise: the channels follow the classes;
-- centre heads predict (cos, sin) of the yaw, mmdet3d (sin, cos);
+- centre heads predict (cos, sin) of the yaw, mmdet3d (sin, cos); their classes are told by place alone, and compared;
 - convolutions before a norm may have a bias, in either code base alone (:func:`match_biases`);
 - residual sparse encoders go down at the beginning of a stage, mmdet3d's at the end of the one before;
 - feature propagation layers are numbered from the finest, in mmdet3d from the coarsest;
@@ -69,24 +69,30 @@ def settings(state: Mapping[str, Any], *, target_classes: Sequence[str], lidar: 
 
 
 def convert(
-    state: Mapping[str, Any], model: nn.Module, *, classes: Sequence[str], target_classes: Sequence[str]
+    state: Mapping[str, Any], model: nn.Module, *, classes: Sequence[str] | None, target_classes: Sequence[str]
 ) -> Conversion:
     """The weights as those of ``model``.
 
     Args:
         state: The checkpoint's weights.
         model: The target, whose config has the :func:`settings`.
-        classes: Classes of the checkpoint, in its order.
+        classes: Classes of the checkpoint, in its order: of a centre head, head by head. None where nobody said them:
+            those of KITTI, and of a centre head unknown.
         target_classes: Those of the target.
+
+    Raises:
+        InputError: The classes are not those of the target, or a centre head's are in another order.
     """
+    counted = KITTI_CLASSES if classes is None else classes
     lidar = "pts_" if hasattr(model, "pts_bbox_head") else ""
     is_point_rcnn = "point_head.box_layers.0.weight" in state
     rename = point_rcnn_names(state) if is_point_rcnn else voxel_names(state, lidar=lidar)
     conversion = rename_keys(state, rename, ignored=IGNORED)
     if is_point_rcnn:
-        _permute_rows(conversion, r"rpn_head\.cls_layers\.\d+\.(weight|bias)", _class_order(classes, target_classes))
+        _permute_rows(conversion, r"rpn_head\.cls_layers\.\d+\.(weight|bias)", _class_order(counted, target_classes))
         conversion.notes.append(SECOND_STAGE)
-    _permute_anchors(conversion, f"{lidar}bbox_head", classes, target_classes)
+    _permute_anchors(conversion, f"{lidar}bbox_head", counted, target_classes)
+    _match_tasks(conversion, f"{lidar}bbox_head", model, classes)
     _permute_rows(conversion, rf"{lidar}bbox_head\.task_heads\.\d+\.rot\.\d+\.(weight|bias)", [1, 0])
     match_biases(conversion, model)
     turn_sparse_weights(conversion, model)
@@ -191,6 +197,22 @@ def _class_order(classes: Sequence[str], target: Sequence[str]) -> list[int]:
             "CLASS_NAMES in OpenPCDet's config, and use a config with the same ones"
         )
     return [list(classes).index(name) for name in target]
+
+
+def _match_tasks(conversion: Conversion, name: str, model: nn.Module, classes: Sequence[str] | None) -> None:
+    """Tells which head became which task; refuses classes in another order, which would change places unseen."""
+    tasks = getattr(getattr(model, name, None), "class_names", None)
+    if tasks is None or not any(key.startswith(f"{name}.task_heads.") for key in conversion.state):
+        return
+    names = [each for task in tasks for each in task]
+    if classes is not None and list(classes) != names:
+        raise InputError(
+            f"the heads of the checkpoint have the classes {list(classes)}, the tasks of the config {names}: they must "
+            "be the same in the same order. Say --classes as in CLASS_NAMES_EACH_HEAD, and use a config with such tasks"
+        )
+    places = ", ".join(f"heads_list.{index} is {' + '.join(task)}" for index, task in enumerate(tasks))
+    doubt = "" if classes is not None else ". Nobody checked it: compare CLASS_NAMES_EACH_HEAD, or say --classes"
+    conversion.notes.append(f"{places}{doubt}")
 
 
 def _permute_rows(conversion: Conversion, pattern: str, order: Sequence[int]) -> None:

@@ -166,21 +166,28 @@ def test_anchor_head_finds_the_same_boxes_with_classes_in_another_order(
         assert turn.abs().max() < 1e-4
 
 
-@torch.no_grad()
-def test_centre_head_finds_the_same_boxes(openpcdet_modules: ModuleType, build, prefixed) -> None:
-    outputs = {"center": 2, "center_z": 1, "dim": 3, "rot": 2, "vel": 2}
-    source = openpcdet_modules.randomise(openpcdet_modules.CentreHead(6, 8, (1, 2), outputs))
+CENTRE_OUTPUTS = {"center": 2, "center_z": 1, "dim": 3, "rot": 2, "vel": 2}
+
+
+@pytest.fixture
+def centre_target(build) -> nn.Module:
+    """A centre head of two tasks, of which the second has two classes."""
     tasks = [{"num_class": 1, "class_names": ["a"]}, {"num_class": 2, "class_names": ["b", "c"]}]
-    target = container(pts_bbox_head=build({
+    return container(pts_bbox_head=build({
         "type": "CenterHead", "in_channels": 6, "tasks": tasks, "share_conv_channel": 8,
         "common_heads": {"reg": (2, 2), "height": (1, 2), "dim": (3, 2), "rot": (2, 2), "vel": (2, 2)},
         "separate_head": {"type": "SeparateHead", "init_bias": -2.19, "final_kernel": 3, "head_conv": 8},
         "bbox_coder": {"type": "CenterPointBBoxCoder", "pc_range": [0, 0], "voxel_size": [1, 1], "out_size_factor": 1},
         "loss_cls": {"type": "mmdet.GaussianFocalLoss", "reduction": "mean"}, "loss_bbox": {"type": "mmdet.L1Loss"},
     }))  # fmt: skip
-    load(prefixed(dense_head=source), target)
+
+
+@torch.no_grad()
+def test_centre_head_finds_the_same_boxes(openpcdet_modules: ModuleType, centre_target, prefixed) -> None:
+    source = openpcdet_modules.randomise(openpcdet_modules.CentreHead(6, 8, (1, 2), CENTRE_OUTPUTS))
+    load(prefixed(dense_head=source), centre_target, classes=("a", "b", "c"))
     features = torch.randn(1, 6, 8, 8)
-    mine, theirs = source(features), target.pts_bbox_head([features])
+    mine, theirs = source(features), centre_target.pts_bbox_head([features])
     for own, (other,) in zip(mine, theirs, strict=True):
         for name, renamed in (
             ("center", "reg"),
@@ -193,6 +200,18 @@ def test_centre_head_finds_the_same_boxes(openpcdet_modules: ModuleType, build, 
         torch.testing.assert_close(
             torch.atan2(other["rot"][:, 0], other["rot"][:, 1]), torch.atan2(own["rot"][:, 1], own["rot"][:, 0])
         )  # (sin, cos) there, (cos, sin) here
+
+
+def test_heads_of_centres_have_to_be_in_the_order_of_the_tasks(
+    openpcdet_modules: ModuleType, centre_target, prefixed
+) -> None:
+    state = prefixed(dense_head=openpcdet_modules.CentreHead(6, 8, (1, 2), CENTRE_OUTPUTS))
+    with pytest.raises(InputError, match=r"classes \['b', 'a', 'c'\], the tasks of the config \['a', 'b', 'c'\]"):
+        convert(state, centre_target, classes=["b", "a", "c"], target_classes=())
+    said = convert(state, centre_target, classes=["a", "b", "c"], target_classes=())
+    assert said.notes == ["heads_list.0 is a, heads_list.1 is b + c"]
+    silent = convert(state, centre_target, classes=None, target_classes=())
+    assert silent.notes == [f"{said.notes[0]}. Nobody checked it: compare CLASS_NAMES_EACH_HEAD, or say --classes"]
 
 
 @pytest.mark.parametrize("classes", [("Car",), ("Car", "Pedestrian", "Tram")])
@@ -249,8 +268,8 @@ def test_upstream_s_configs_are_filled_whole(openpcdet_modules: ModuleType, buil
         state = prefixed(backbone_3d=sparse, backbone_2d=dense, dense_head=head)
     else:
         sparse = openpcdet_modules.sparse_backbone(5, (16, 32, 64, 128), 128, residual=True)
-        outputs = {"center": 2, "center_z": 1, "dim": 3, "rot": 2, "vel": 2}
-        head = openpcdet_modules.CentreHead(512, 64, (1, 2, 2, 1, 2, 2), outputs)
+        head = openpcdet_modules.CentreHead(512, 64, (1, 2, 2, 1, 2, 2), CENTRE_OUTPUTS)
         dense = openpcdet_modules.BEVBackbone(256, *two_levels)
         state = prefixed(backbone_3d=sparse, backbone_2d=dense, dense_head=head)
-    load({**state, "global_step": torch.zeros(1)}, build(get_config(f"mmdet3d::{name}").model))
+    classes = None if name.startswith("centerpoint") else CLASSES
+    load({**state, "global_step": torch.zeros(1)}, build(get_config(f"mmdet3d::{name}").model), classes=classes)
