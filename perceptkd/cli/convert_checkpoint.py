@@ -74,7 +74,7 @@ class Task:
             return openpcdet.convert(self.state, model, classes=self.classes, target_classes=self.target_classes)
         if self.source == "mmdet3d-old":
             version = mmdet3d_old.find_version(self.meta, self.version)
-            return mmdet3d_old.convert(self.state, model, version=version)
+            return mmdet3d_old.convert(self.state, model, version=version, meta=self.meta)
         return unidistill.convert(self.state, model)
 
 

@@ -8,25 +8,36 @@ width, height) and a counter-clockwise yaw from +x on: ``yaw = -old - pi / 2`` (
   yaw its sign; the direction classes change places, with ``dir_offset = -pi / 2 - old``;
 - centre heads: of ``dim`` the first two channels change places; (sin, cos) of the yaw become (-cos, -sin).
 
-Backbones see points alone and stay as they are.
+In the same release pillars got the offset to their centre in z as one more input, whose weights are zero here. Old ones
+with ``legacy=True`` saw the offsets in x and y in place of the coordinates; today's flag loses z as well. Such weights
+need ``legacy=False``, which keeps all coordinates: the weights of x and y are added to those of the offsets.
+
+Other encoders and backbones see points alone and stay as they are.
 """
 
 import math
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from perceptkd.converters.conversion import Conversion, Setting, rename_keys, turn_sparse_weights
+from perceptkd.converters.mmdet3d_config import old_model
 from perceptkd.core.errors import InputError
 
 REFACTORED = "1.0.0rc0"
-#: What the compatibility notes do not say of old configs without the word: KITTI's.
+#: Defaults of old heads and anchors, which KITTI's configs used; sides are width, length, height.
 OLD_DIR_OFFSET = 0.0
+OLD_SIZES = [[1.6, 3.9, 1.56]]
 NEAREST_RAD = 0.1
+#: The first layer of ``PillarFeatureNet`` and of ``DynamicPillarFeatureNet``.
+STATIC_PILLARS, DYNAMIC_PILLARS = "pfn_layers.0.linear.weight", "pfn_layers.0.0.weight"
+NO_META: Mapping[str, Any] = MappingProxyType({})
 
 
 def find_version(meta: Mapping[str, Any], given: str | None = None) -> str:
@@ -63,35 +74,50 @@ def is_old(version: str) -> bool:
     return digit_version(version) < digit_version(REFACTORED)
 
 
-def find_dir_offset(meta: Mapping[str, Any]) -> float:
-    """``dir_offset`` of the old config, which checkpoints carry as text; the old default where it does not say."""
-    found = re.search(r"dir_offset\s*=\s*(-?[\d.]+)", str(meta.get("config", "")))
-    return float(found[1]) if found else OLD_DIR_OFFSET
+def is_legacy(state: Mapping[str, Any], meta: Mapping[str, Any], *, lidar: str) -> bool:
+    """Whether old pillars saw offsets in place of x and y; as in upstream's configs where the checkpoint has none."""
+    model = old_model(meta)
+    if not model:
+        return not any(key.startswith(f"{lidar}bbox_head.task_heads.") for key in state)  # CenterPoint's did not
+    return bool((model.get(f"{lidar}voxel_encoder") or {}).get("legacy", True))
 
 
 def settings(state: Mapping[str, Any], meta: Mapping[str, Any], *, version: str, lidar: str) -> list[Setting]:
-    """What the config must say: where the direction classes of an anchor head begin."""
-    if not is_old(version) or f"{lidar}bbox_head.conv_dir_cls.weight" not in state:
+    """What the config must say: how pillars read points, the anchors, and where their direction classes begin."""
+    if not is_old(version):
         return []
-    offset = -math.pi / 2 - find_dir_offset(meta)
-    return [
-        Setting(f"{lidar}bbox_head.dir_offset", offset, "where the direction classes begin, in the new yaw"),
-        Setting(f"{lidar}bbox_head.dir_limit_offset", 0, "where the direction classes begin"),
-    ]
+    found, name = [], f"{lidar}bbox_head"
+    head = old_model(meta).get(name) or {}
+    if f"{lidar}voxel_encoder.{STATIC_PILLARS}" in state:
+        found.append(Setting(f"{lidar}voxel_encoder.legacy", False, "legacy=True overwrites z of the points as well"))
+    if f"{name}.conv_reg.weight" in state and "anchor_generator" in head:
+        anchors = {**head["anchor_generator"]}
+        anchors["sizes"] = np.asarray(anchors.get("sizes", OLD_SIZES))[..., [1, 0, 2]].tolist()
+        found.append(Setting(f"{name}.anchor_generator", anchors, "the checkpoint's, sides as length, width, height"))
+    if f"{name}.conv_dir_cls.weight" in state:
+        offset = -math.pi / 2 - head.get("dir_offset", OLD_DIR_OFFSET)
+        found += [
+            Setting(f"{name}.dir_offset", offset, "where the direction classes begin, in the new yaw"),
+            Setting(f"{name}.dir_limit_offset", 0, "where the direction classes begin"),
+        ]
+    return found
 
 
-def convert(state: Mapping[str, Any], model: nn.Module, *, version: str) -> Conversion:
+def convert(
+    state: Mapping[str, Any], model: nn.Module, *, version: str, meta: Mapping[str, Any] = NO_META
+) -> Conversion:
     """The weights as those of ``model``, whose config has the :func:`settings`.
 
     Raises:
-        InputError: The head is of a kind that this does not convert.
+        InputError: The head or the pillars are of a kind that this does not convert.
     """
     conversion = rename_keys(state, lambda key: key)
     turn_sparse_weights(conversion, model)
     if not is_old(version):
         conversion.notes.append(f"mmdet3d {version} has today's boxes: nothing but layouts was changed")
         return conversion
-    name = "pts_bbox_head" if hasattr(model, "pts_bbox_head") else "bbox_head"
+    lidar = "pts_" if hasattr(model, "pts_bbox_head") else ""
+    name = f"{lidar}bbox_head"
     head = getattr(model, name, None)
     from mmdet3d.models.dense_heads import Anchor3DHead, CenterHead
 
@@ -105,8 +131,59 @@ def convert(state: Mapping[str, Any], model: nn.Module, *, version: str) -> Conv
         _turn_centre_head(conversion, name)
     else:
         _turn_anchor_head(conversion, name, head)
+    _widen_pillars(conversion, model, lidar=lidar, legacy=is_legacy(state, meta, lidar=lidar))
     conversion.notes.append(f"mmdet3d {version} is older than {REFACTORED}: the boxes of {name} were converted")
+    if not old_model(meta):
+        conversion.notes += assumptions(conversion, lidar=lidar)
     return conversion
+
+
+def assumptions(conversion: Conversion, *, lidar: str) -> list[str]:
+    """What was taken for granted of a checkpoint that does not carry its config."""
+    found = []
+    if f"{lidar}voxel_encoder.{STATIC_PILLARS}" in conversion.state:
+        legacy = is_legacy(conversion.state, {}, lidar=lidar)
+        found.append(f"PillarFeatureNet had legacy={legacy} (True on KITTI, False in CenterPoint)")
+    if f"{lidar}bbox_head.conv_reg.weight" in conversion.state:
+        found.append("the anchors are the config's (KITTI's were those of an Anchor3DRangeGenerator, up to 70.4 m)")
+    return [f"the checkpoint does not carry its config, so that this was assumed: {each}" for each in found]
+
+
+def _widen_pillars(conversion: Conversion, model: nn.Module, *, lidar: str, legacy: bool) -> None:
+    """Gives pillars the input that they got: (point, offset to the mean, offset to the centre, distance).
+
+    Args:
+        conversion: Its weights of the first layer are [out, in], and become [out, in + 1].
+        model: The target.
+        lidar: Prefix of its LiDAR modules, ``'pts_'`` or nothing.
+        legacy: Whether x and y of the point were the offsets to the centre. Dynamic pillars never did that.
+
+    Raises:
+        InputError: The weights are not those of such pillars, or the distance was that of overwritten coordinates.
+    """
+    from mmdet3d.models.voxel_encoders import DynamicPillarFeatureNet, PillarFeatureNet
+
+    encoder = getattr(model, f"{lidar}voxel_encoder", None)
+    is_dynamic = isinstance(encoder, DynamicPillarFeatureNet)
+    key = f"{lidar}voxel_encoder.{DYNAMIC_PILLARS if is_dynamic else STATIC_PILLARS}"
+    if not isinstance(encoder, PillarFeatureNet) or not encoder._with_voxel_center or key not in conversion.state:
+        return
+    weight, legacy = conversion.state[key], legacy and not is_dynamic
+    if weight.shape[1] != encoder.in_channels - 1:
+        raise InputError(
+            f"pillars of the config had {encoder.in_channels - 1} inputs before mmdet3d {REFACTORED}, {key} has "
+            f"{weight.shape[1]}: is it of another config?"
+        )
+    if legacy and encoder._with_distance:
+        raise InputError(
+            "old pillars with legacy=True and with_distance=True cannot be converted: today's distance differs"
+        )
+    place = encoder.in_channels - 1 - encoder._with_distance
+    weight = torch.cat([weight[:, :place], torch.zeros_like(weight[:, :1]), weight[:, place:]], dim=1)
+    if legacy:
+        weight[:, [place - 2, place - 1]] += weight[:, :2]
+        weight[:, :2] = 0
+    conversion.state[key] = weight
 
 
 def _turn_centre_head(conversion: Conversion, name: str) -> None:

@@ -107,7 +107,11 @@ def test_weights_that_the_model_does_not_know_have_to_be_allowed(config, state, 
 
 
 def test_old_checkpoints_of_mmdet3d(config, tmp_path, capsys) -> None:
-    weights = build_model(read_model_source(str(config))).state_dict()
+    weights, pillars = (
+        build_model(read_model_source(str(config))).state_dict(),
+        "voxel_encoder.pfn_layers.0.linear.weight",
+    )
+    weights[pillars] = torch.randn(6, 9)
     arguments = ["mmdet3d-old", str(config), str(tmp_path / "old.pth"), "--out", str(tmp_path / "new.pth")]
     torch.save({"meta": {"epoch": 1}, "state_dict": weights}, tmp_path / "old.pth")
     assert main(arguments) == 2
@@ -120,7 +124,13 @@ def test_old_checkpoints_of_mmdet3d(config, tmp_path, capsys) -> None:
     found = torch.load(tmp_path / "new.pth")
     assert not torch.equal(found["bbox_head.conv_dir_cls.weight"], weights["bbox_head.conv_dir_cls.weight"])
     assert torch.equal(found["backbone.blocks.0.0.weight"], weights["backbone.blocks.0.0.weight"])
+    assert found[pillars].shape == (6, 10)
+    assert Config.fromfile(tmp_path / "new.py").model.voxel_encoder.legacy is False
     assert main([*arguments, "--from-version", "1.0.0"]) == 0  # what the checkpoint says counts
+    weights[pillars] = torch.randn(6, 10)
+    torch.save({"meta": {"mmdet3d_version": "0.17.0"}, "state_dict": weights}, tmp_path / "old.pth")
+    assert main(arguments) == 2
+    assert "had 9 inputs before mmdet3d 1.0.0rc0" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_sentence(config, state, tmp_path, capsys) -> None:

@@ -55,18 +55,25 @@ def test_an_anchor_head_finds_the_same_boxes_in_the_new_frame(build, anchor_head
     from mmdet3d.structures import LiDARInstance3DBoxes
 
     config = anchor_head(6, SIZES)
-    old = build(config)
+    old, anchors = build(config), config["anchor_generator"]
     for parameter in old.parameters():
         nn.init.normal_(parameter, std=0.4)
     features = torch.randn(1, 6, 3, 5)
     expected, logits = old_anchor_boxes(old, features, dir_offset=dir_offset)
-    meta = {"mmdet3d_version": "0.17.1", "config": f"model = dict(bbox_head=dict(dir_offset={dir_offset}))"}
+    sizes = [[width, length, height] for length, width, height in SIZES]
+    text = f"model = dict(bbox_head=dict(dir_offset={dir_offset}, anchor_generator={ {**anchors, 'sizes': sizes} }))"
+    meta = {"mmdet3d_version": "0.17.1", "config": text}
+    config["anchor_generator"] = {
+        **anchors,
+        "type": "AlignedAnchor3DRangeGenerator",
+        "ranges": [[0, 0, 0, 1, 1, 1]] * 3,
+    }
     state = {f"bbox_head.{key}": value for key, value in old.state_dict().items()}
     for setting in settings(state, meta, version="0.17.1", lidar=""):
         config[setting.path.removeprefix("bbox_head.")] = setting.value
     target = nn.Module()
     target.bbox_head = build(config)
-    conversion = convert(state, target, version="0.17.1")
+    conversion = convert(state, target, version="0.17.1", meta=meta)
     assert compare(conversion, target) == ([], [])
     assert conversion.notes == ["mmdet3d 0.17.1 is older than 1.0.0rc0: the boxes of bbox_head were converted"]
     target.load_state_dict(conversion.state)
@@ -119,6 +126,96 @@ def test_a_centre_head_finds_the_same_boxes_in_the_new_frame(build) -> None:
     torch.testing.assert_close(found[:, [0, 1, 2, 3, 4, 5, 7, 8]], wanted[:, [0, 1, 2, 3, 4, 5, 7, 8]])
     turn = torch.remainder(found[:, 6] - wanted[:, 6] + math.pi, 2 * math.pi) - math.pi
     assert turn.abs().max() < 1e-4
+
+
+class OldPillars(nn.Module):
+    """The pillars of mmdet3d 0.17: points with their offsets to the mean and, in x and y, to the pillar's centre."""
+
+    def __init__(self, channels: int, size: list[float], low: list[float], *, legacy: bool, distance: bool) -> None:
+        super().__init__()
+        layer = nn.Module()
+        layer.linear = nn.Linear(channels + 5 + distance, 8, bias=False)
+        layer.norm = nn.BatchNorm1d(8, eps=1e-3)
+        self.pfn_layers = nn.ModuleList([layer])
+        self.size, self.low, self.legacy, self.distance = torch.tensor(size), torch.tensor(low), legacy, distance
+
+    def forward(self, points: Tensor, counts: Tensor, coordinates: Tensor) -> Tensor:
+        """Points [N, M, C] padded with zeros, how many of each pillar are points [N], (batch, z, y, x) [N, 4]."""
+        mean = points[..., :3].sum(dim=1, keepdim=True) / counts[:, None, None]
+        centre = (coordinates[:, [3, 2]] + 0.5) * self.size[:2] + self.low[:2]
+        offset = points[..., :2] - centre[:, None]
+        raw = torch.cat([offset, points[..., 2:]], dim=-1) if self.legacy else points
+        parts = [raw, points[..., :3] - mean, offset, *([raw[..., :3].norm(dim=2, keepdim=True)] * self.distance)]
+        inside = torch.arange(points.shape[1]) < counts[:, None]
+        (layer,) = self.pfn_layers
+        features = layer.linear(torch.cat(parts, dim=-1) * inside[..., None])
+        return layer.norm(features.transpose(1, 2)).relu().max(dim=2).values
+
+
+def pillars(kind: str = "PillarFeatureNet", **options: bool) -> dict:
+    return {"type": kind, "in_channels": 5, "feat_channels": [8], "voxel_size": [0.5, 0.4, 4.0],
+            "point_cloud_range": [-8.0, -3.0, -3.0, 8.0, 3.0, 1.0], **options}  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["", "pts_"])
+@pytest.mark.parametrize(("legacy", "distance"), [(True, False), (False, False), (False, True)])
+@torch.no_grad()
+def test_pillars_of_old_see_the_same(build, prefix: str, legacy: bool, distance: bool) -> None:
+    config = pillars(with_distance=distance)
+    low = config["point_cloud_range"][:3]
+    old = OldPillars(5, config["voxel_size"], low, legacy=legacy, distance=distance).eval()
+    nn.init.normal_(old.pfn_layers[0].norm.running_mean)
+    state = {f"{prefix}voxel_encoder.{key}": value for key, value in old.state_dict().items()}
+    meta = {"config": f"model = dict({prefix}voxel_encoder=dict(legacy={legacy}))"}
+    (setting,) = settings(state, meta, version="0.17.0", lidar=prefix)
+    assert (setting.path, setting.value) == (f"{prefix}voxel_encoder.legacy", False)
+    target = nn.Module()
+    target.add_module(f"{prefix}bbox_head", build(centre_head()))
+    target.add_module(f"{prefix}voxel_encoder", build({**config, "legacy": setting.value}))
+    conversion = convert(state, target, version="0.17.0", meta=meta)
+    target.load_state_dict(conversion.state, strict=False)
+    assert all(key.startswith(f"{prefix}bbox_head") for key in compare(conversion, target).missing)
+    counts = torch.arange(20) % 5 + 1
+    coordinates = torch.stack([torch.zeros(20), torch.zeros(20), torch.arange(20) % 15, torch.arange(20)], dim=1).int()
+    points = torch.randn(20, 5, 5) * 20 * (torch.arange(5) < counts[:, None])[..., None]
+    expected = old(points, counts, coordinates)
+    found = target.get_submodule(f"{prefix}voxel_encoder")(points.clone(), counts, coordinates)
+    assert expected.max() > 10
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_dynamic_pillars_kept_the_coordinates(build) -> None:
+    target = nn.Module()
+    target.voxel_encoder, target.bbox_head = build(pillars("DynamicPillarFeatureNet")), build(centre_head())
+    weight = torch.randn(8, 10)
+    conversion = convert({"voxel_encoder.pfn_layers.0.0.weight": weight}, target, version="0.17.0")
+    wide = conversion.state["voxel_encoder.pfn_layers.0.0.weight"]
+    assert torch.equal(wide[:, :10], weight)
+    assert torch.equal(wide[:, 10], torch.zeros(8))
+
+
+def test_pillars_that_are_not_old_ones_are_refused(build) -> None:
+    target, key = nn.Module(), "voxel_encoder.pfn_layers.0.linear.weight"
+    target.voxel_encoder, target.bbox_head = build(pillars()), build(centre_head())
+    with pytest.raises(InputError, match=r"had 10 inputs before mmdet3d 1.0.0rc0, .*linear.weight has 11"):
+        convert({key: torch.zeros(8, 11)}, target, version="0.17.0")
+    target.voxel_encoder = build(pillars(with_distance=True))
+    with pytest.raises(InputError, match="legacy=True and with_distance=True cannot"):
+        convert({key: torch.zeros(8, 11)}, target, version="0.17.0", meta={"config": "model = dict(type='VoxelNet')"})
+
+
+def test_what_a_checkpoint_without_config_leaves_open_is_told(build, anchor_head) -> None:
+    key, target = "voxel_encoder.pfn_layers.0.linear.weight", nn.Module()
+    target.voxel_encoder, target.bbox_head = build(pillars()), build(anchor_head(6, SIZES))
+    state = {
+        key: torch.ones(8, 10),
+        **{f"bbox_head.{name}": each for name, each in target.bbox_head.state_dict().items()},
+    }
+    conversion = convert(state, target, version="0.17.0")
+    assert conversion.state[key][0].tolist() == [0.0] * 2 + [1.0] * 6 + [2.0] * 2 + [0.0]
+    notes = " ".join(conversion.notes)
+    assert "PillarFeatureNet had legacy=True (True on KITTI, False in CenterPoint)" in notes
+    assert "the anchors are the config's (KITTI's were those of an Anchor3DRangeGenerator" in notes
 
 
 def test_a_checkpoint_of_today_is_left_as_it_is(build, anchor_head) -> None:
