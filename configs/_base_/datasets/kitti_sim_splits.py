@@ -1,6 +1,6 @@
 # SimWorld as KITTI, with splits to train, tune and report on, for comparisons: `python tools/create_data.py simworld
-# --format kitti --out data/simworld_splits --splits train=240 tune=144 report=288 --keyframes 3`. For KITTI itself change
-# data_root in this file and no more; its test.txt has no labels, so that one chooses and reports on val.
+# --format kitti --out data/simworld_splits --splits train=240 tune=144 report=288 --keyframes 3`. For KITTI itself
+# change data_root in this file and no more; its test.txt has no labels, so that one chooses and reports on val.
 # Turns are half of the published ones, since the range is narrower, and the range is higher: streets have slopes.
 data_root = "data/simworld_splits/kitti"
 default_scope = "mmdet3d"
