@@ -25,7 +25,7 @@ from perceptkd.cli.train import read_config
 from perceptkd.converters import mmdet3d_old, openpcdet, unidistill
 from perceptkd.converters.conversion import Conversion, Mismatch, Setting, compare
 from perceptkd.core.checkpoint import find_state_dict, read_checkpoint
-from perceptkd.core.source import build_model, read_model_source
+from perceptkd.core.source import build_model, load_config, read_model_source
 from perceptkd.engine.student import student_config
 
 #: How the keys of a code base begin, by which a wrapper's prefix before them is found.
@@ -74,7 +74,9 @@ class Task:
             return openpcdet.convert(self.state, model, classes=self.classes, target_classes=self.target_classes)
         if self.source == "mmdet3d-old":
             version = mmdet3d_old.find_version(self.meta, self.version)
-            return mmdet3d_old.convert(self.state, model, version=version, meta=self.meta)
+            return mmdet3d_old.convert(
+                self.state, model, version=version, meta=self.meta, target_classes=self.target_classes
+            )
         return unidistill.convert(self.state, model)
 
 
@@ -133,6 +135,7 @@ def convert_checkpoint(
     classes: Sequence[str] | None = None,
     target_classes: Sequence[str] | None = None,
     version: str | None = None,
+    from_config: Path | str | None = None,
     allow_unused: bool = False,
     say: Callable[[str], Any] = print,
 ) -> tuple[Path, Path]:
@@ -145,6 +148,7 @@ def convert_checkpoint(
         out: File of the weights; the config is beside it, with the suffix ``.py``.
         options: What ``--cfg-options`` would merge.
         classes, target_classes, version: See :class:`Task`.
+        from_config: What the checkpoint was trained with; where None, what it carries itself.
         allow_unused: Write the weights although the checkpoint holds some that the model does not know.
         say: Gets the report, line by line.
 
@@ -152,17 +156,17 @@ def convert_checkpoint(
         The paths of the weights and of the config.
 
     Raises:
-        UserError: Something that the model needs is not in the checkpoint, or ``out`` would replace the config; nothing
-            was written.
+        UserError: The checkpoint lacks something that the model needs, or ``out`` is the config; nothing was written.
     """
     full, out = read_config(config, options=options), Path(out)
     _check_out(out, full)
     plain = student_config(full)
     content = read_checkpoint(checkpoint)
+    trained = {} if from_config is None else {"config": load_config(from_config).pretty_text}
     task = Task(
         source=source,
         state=strip_wrapper(find_state_dict(content, checkpoint), ROOTS[source]),
-        meta=content.get("meta") or {},
+        meta={**(content.get("meta") or {}), **trained},
         lidar="pts_" if "pts_bbox_head" in plain.model else "",
         classes=classes,
         target_classes=class_names(full) if target_classes is None else target_classes,
@@ -252,6 +256,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             source.add_argument(
                 "--from-version", metavar="VERSION", help="of mmdet3d, where the checkpoint does not say it"
             )
+            source.add_argument(
+                "--from-config",
+                metavar="FILE",
+                help="config that the checkpoint was trained with, where it does not carry it",
+            )
     return parser.parse_args(arguments)
 
 
@@ -265,6 +274,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
         options=parsed.cfg_options,
         classes=getattr(parsed, "classes", None),
         version=getattr(parsed, "from_version", None),
+        from_config=getattr(parsed, "from_config", None),
         allow_unused=parsed.allow_unused,
     )
     print(f"wrote {weights} and {config}")

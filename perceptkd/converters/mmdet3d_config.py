@@ -31,6 +31,12 @@ def old_model(meta: Mapping[str, Any]) -> dict[str, Any]:
     return model if isinstance(model, dict) else {}
 
 
+def old_classes(meta: Mapping[str, Any]) -> list[str]:
+    """Classes in the order of a checkpoint's labels; empty where it does not say them."""
+    names = meta.get("CLASSES") or (meta.get("dataset_meta") or {}).get("classes")
+    return list(names or read_config_text(str(meta.get("config") or "")).get("class_names") or ())
+
+
 class _LiteralDicts(ast.NodeTransformer):
     """``dict(a=1)`` as ``{'a': 1}``, which is a literal."""
 

@@ -27,7 +27,7 @@ from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from perceptkd.converters.conversion import Conversion, Setting, rename_keys, turn_sparse_weights
-from perceptkd.converters.mmdet3d_config import old_model
+from perceptkd.converters.mmdet3d_config import old_classes, old_model
 from perceptkd.core.errors import InputError
 
 REFACTORED = "1.0.0rc0"
@@ -103,15 +103,34 @@ def settings(state: Mapping[str, Any], meta: Mapping[str, Any], *, version: str,
     return found
 
 
+def check_classes(meta: Mapping[str, Any], target_classes: Sequence[str]) -> list[str]:
+    """Refuses classes in another order, which would change places unseen; a note where nobody can tell."""
+    classes = old_classes(meta)
+    if classes and target_classes and classes != list(target_classes):
+        raise InputError(
+            f"the checkpoint has the classes {classes}, the config {list(target_classes)}: use a config with the same "
+            "ones in the same order"
+        )
+    if classes or not target_classes:
+        return []
+    return [f"the checkpoint does not say its classes: they must be {list(target_classes)}, in this order"]
+
+
 def convert(
-    state: Mapping[str, Any], model: nn.Module, *, version: str, meta: Mapping[str, Any] = NO_META
+    state: Mapping[str, Any],
+    model: nn.Module,
+    *,
+    version: str,
+    meta: Mapping[str, Any] = NO_META,
+    target_classes: Sequence[str] = (),
 ) -> Conversion:
     """The weights as those of ``model``, whose config has the :func:`settings`.
 
     Raises:
-        InputError: The head or the pillars are of a kind that this does not convert.
+        InputError: The head or the pillars are of a kind that this does not convert, or the classes are others.
     """
     conversion = rename_keys(state, lambda key: key)
+    conversion.notes += check_classes(meta, target_classes)
     turn_sparse_weights(conversion, model)
     if not is_old(version):
         conversion.notes.append(f"mmdet3d {version} has today's boxes: nothing but layouts was changed")
@@ -146,7 +165,11 @@ def assumptions(conversion: Conversion, *, lidar: str) -> list[str]:
         found.append(f"PillarFeatureNet had legacy={legacy} (True on KITTI, False in CenterPoint)")
     if f"{lidar}bbox_head.conv_reg.weight" in conversion.state:
         found.append("the anchors are the config's (KITTI's were those of an Anchor3DRangeGenerator, up to 70.4 m)")
-    return [f"the checkpoint does not carry its config, so that this was assumed: {each}" for each in found]
+    if f"{lidar}bbox_head.conv_dir_cls.weight" in conversion.state:
+        found.append(f"dir_offset was {OLD_DIR_OFFSET:g} (so on KITTI; 0.7854 on nuScenes, Lyft and Waymo)")
+    if not found:
+        return []
+    return [f"the checkpoint does not carry its config; --from-config would say what was assumed: {'; '.join(found)}"]
 
 
 def _widen_pillars(conversion: Conversion, model: nn.Module, *, lidar: str, legacy: bool) -> None:

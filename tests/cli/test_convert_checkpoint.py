@@ -1,5 +1,6 @@
 """The command line of the converters: what is written, what is reported, and when nothing is."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,32 @@ def test_old_checkpoints_of_mmdet3d(config, tmp_path, capsys) -> None:
     torch.save({"meta": {"mmdet3d_version": "0.17.0"}, "state_dict": weights}, tmp_path / "old.pth")
     assert main(arguments) == 2
     assert "had 9 inputs before mmdet3d 1.0.0rc0" in capsys.readouterr().err
+
+
+def test_an_old_config_says_what_an_old_checkpoint_does_not(config, tmp_path, capsys) -> None:
+    weights = build_model(read_model_source(str(config))).state_dict()
+    weights["voxel_encoder.pfn_layers.0.linear.weight"] = torch.randn(6, 9)
+    torch.save({"meta": {"CLASSES": ("b", "a")}, "state_dict": weights}, tmp_path / "old.pth")
+    (tmp_path / "old.py").write_text("""
+model = dict(
+    type="VoxelNet",
+    voxel_encoder=dict(type="PillarFeatureNet", legacy=False),
+    bbox_head=dict(type="Anchor3DHead", dir_offset=0.7854, anchor_generator=dict(type="Anchor3DRangeGenerator",
+        ranges=[[0, -4, -1, 9, 4, -1]] * 2, sizes=[[1, 3, 2], [1, 2, 1]], rotations=[0, 1.57], reshape_out=False)))
+""")
+    arguments = ["mmdet3d-old", str(config), str(tmp_path / "old.pth"), "--out", str(tmp_path / "new.pth")]
+    arguments += ["--from-version", "0.17.0"]
+    assert main(arguments) == 0
+    assert "assumed: PillarFeatureNet had legacy=True (True" in capsys.readouterr().out
+    assert main([*arguments, "--from-config", str(tmp_path / "old.py")]) == 0
+    assert "assumed" not in capsys.readouterr().out
+    head = Config.fromfile(tmp_path / "new.py").model.bbox_head
+    assert head.dir_offset == pytest.approx(-math.pi / 2 - 0.7854)
+    assert head.anchor_generator.type == "Anchor3DRangeGenerator"
+    assert head.anchor_generator.ranges == [[0, -4, -1, 9, 4, -1]] * 2
+    assert head.anchor_generator.sizes == [[3, 1, 2], [2, 1, 1]]
+    found = torch.load(tmp_path / "new.pth")["voxel_encoder.pfn_layers.0.linear.weight"]
+    assert torch.equal(found[:, :9], weights["voxel_encoder.pfn_layers.0.linear.weight"])
 
 
 def test_mistakes_are_one_sentence(config, state, tmp_path, capsys) -> None:

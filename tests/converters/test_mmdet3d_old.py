@@ -216,6 +216,25 @@ def test_what_a_checkpoint_without_config_leaves_open_is_told(build, anchor_head
     notes = " ".join(conversion.notes)
     assert "PillarFeatureNet had legacy=True (True on KITTI, False in CenterPoint)" in notes
     assert "the anchors are the config's (KITTI's were those of an Anchor3DRangeGenerator" in notes
+    assert "dir_offset was 0 (so on KITTI; 0.7854 on nuScenes, Lyft and Waymo)" in notes
+    known = convert(state, target, version="0.17.0", meta={"config": "model = dict(type='VoxelNet')"})
+    assert known.notes == conversion.notes[:1]
+
+
+@pytest.mark.parametrize(
+    "meta", [{"CLASSES": ("a", "b")}, {"dataset_meta": {"classes": ["a", "b"]}}, {"config": "class_names = ['a', 'b']"}]
+)
+@pytest.mark.parametrize("version", ["0.17.0", "1.0.0"])
+def test_classes_have_to_be_in_the_same_order(build, meta: dict, version: str) -> None:
+    target = nn.Module()
+    target.bbox_head = build(centre_head())
+    with pytest.raises(InputError, match=r"the checkpoint has the classes \['a', 'b'\], the config \['b', 'a'\]"):
+        convert(target.state_dict(), target, version=version, meta=meta, target_classes=["b", "a"])
+    same, silent = (
+        convert(target.state_dict(), target, version=version, meta=each, target_classes=["a", "b"]).notes
+        for each in (meta, {})
+    )
+    assert silent == ["the checkpoint does not say its classes: they must be ['a', 'b'], in this order", *same]
 
 
 def test_a_checkpoint_of_today_is_left_as_it_is(build, anchor_head) -> None:
