@@ -28,7 +28,7 @@ from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import canonical_bev, canonical_pair, check_equal_shapes
-from perceptkd.core.heads import box_channels, pair_heads
+from perceptkd.core.heads import box_channels, pair_heads, tapped_module
 from perceptkd.core.tap import Extent, Tap, Taps
 from perceptkd.core.weight import build_weight
 from perceptkd.distillers.unidistill import key_points, relation_loss
@@ -187,7 +187,7 @@ class ForegroundDistill(Distiller):
         )
         own, other = (torch.cat(head[self.heatmap_key], dim=1) for head in heads)
         batch_size, classes, height, width = own.shape
-        head = getattr(step.student_model, "bbox_head", None)
+        head = tapped_module(step, student)
         known: dict[str, Any] = {"channel_labels": self.channel_labels, "method": "ForegroundDistill"}
         channel = box_channels(step, head, classes, **known, device=own.device)
         mask = gaussian_mask(

@@ -112,6 +112,7 @@ class ItKD(Distiller):
     default_teacher_taps = default_student_taps
     default_adapters = {"feature": None, "response": None}
     layout_aware = True
+    maps_classes = True
     background_terms = frozenset({"compression", "interchange"})
 
     def __init__(

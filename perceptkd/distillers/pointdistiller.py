@@ -155,7 +155,8 @@ class PointDistiller(Distiller):
             feature; 'cls_score', the largest class probability of the teacher's head (its tap ``response``) at the
             place; 'boxes', which leaves annotated boxes alone with centres; or a function from teacher features [M, C]
             to [M]. None is as published: 'num_points' of voxels, else 'channel_max'.
-        num_samples: N (of ``released`` voxels per batch); None is 1000 voxels, 256 cells of a map, 6000 points.
+        num_samples: N (of ``released`` voxels per batch); None is 1000 voxels, 256 cells of a map, 6000 points. Of
+            equally important items, such as the cells in boxes, it is a draw.
         k: K, the centre itself included.
         edge: See :func:`perceptkd.ops.edge_conv.edge_conv`.
         pool: 'none', or 'max' or 'mean' over neighbours before the comparison; None is 'max' of points, else 'none'.
@@ -163,7 +164,7 @@ class PointDistiller(Distiller):
         train_teacher_encoder: Train the teacher's edge encoder as well.
         voxel_size_m: (x, y) of the teacher's voxels, which 'cls_score' and 'boxes' need of voxels.
         min_matched: Smallest share of its voxels or points that the side with fewer must find on the other.
-        released: See above.
+        released: See above. Of ``reweight``, 'none' alone is left to choose, and the teacher's encoder is trained.
         **kwargs: Of the base class, but for ``adapters``: the edge encoders are the adapters.
     """
 
@@ -202,8 +203,10 @@ class PointDistiller(Distiller):
         if edge not in EDGES or pool not in POOLS or reweight not in MODES:
             given = f"edge={edge!r}, pool={pool!r}, reweight={reweight!r}"
             raise InputError(f"PointDistiller: {given} must be of {EDGES}, {list(POOLS)} and {MODES}")
-        if k < 1 or (num_samples or 1) < 1 or tau <= 0:
+        if k < 1 or tau <= 0 or (num_samples is not None and num_samples < 1):
             raise InputError(f"PointDistiller: k, num_samples and tau must be positive, not {k}, {num_samples}, {tau}")
+        if released and (reweight == "raw" or tau != 1):
+            raise InputError("PointDistiller: released=True has weights of its own: leave out tau and reweight='raw'")
         if released and reweight == "none":
             kwargs["weights"] = {"graph": RELEASED_NORM_WEIGHT} | dict(kwargs.get("weights") or {})
         more = {"num_points": "voxel_encoder(num_points)"} if importance in OF_VOXELS else {}
@@ -250,7 +253,7 @@ class PointDistiller(Distiller):
             )
         items = {"voxels": self._voxels, "maps": self._maps, "points": self._points}[self.on]
         gaps = [
-            self._gap(items(*level, student, teacher, step), *encoders)
+            self._gap(items(*level, student, teacher, step), *encoders, step.generator)
             for level, encoders in zip(levels, self._encoders())
         ]
         return {"graph": torch.stack(gaps).sum()}
@@ -274,9 +277,9 @@ class PointDistiller(Distiller):
             )
         return [(mine, theirs.detach()) for mine, theirs in pairs]
 
-    def _gap(self, items: Items, student_encoder: EdgeEncoder, teacher_encoder: EdgeEncoder) -> Tensor:
+    def _gap(self, items: Items, student_encoder: EdgeEncoder, teacher_encoder: EdgeEncoder, random: Any) -> Tensor:
         """How far the graphs of one level are apart."""
-        graphs = list(self._graphs(items))
+        graphs = list(self._graphs(items, random))
         repeats = [1 if self.pool != "none" else graph.neighbour.shape[1] for graph in graphs]
         weight = [graph.weight.repeat_interleave(number) for graph, number in zip(graphs, repeats)]
         average = all_reduce_mean(items.student.new_tensor(float(sum(map(len, weight))))).clamp(min=1)
@@ -292,11 +295,13 @@ class PointDistiller(Distiller):
         gap = (torch.cat(weight) * (student - teacher).square().mean(dim=1)).sum() / average
         return gap * len(items.sample.unique()) if self.released and self.on == "maps" else gap
 
-    def _graphs(self, items: Items) -> Iterator[LocalGraphs]:
+    def _graphs(self, items: Items, random: torch.Generator) -> Iterator[LocalGraphs]:
         """Graphs of every sample that has a centre, or of the whole batch where that was released."""
         group = torch.zeros_like(items.sample) if self.released and self.on == "voxels" else items.sample
         for number in group.unique():
             rows = (group == number).nonzero()[:, 0]
+            if not self.released:  # rows are in the order of places, and so would be the first of equals
+                rows = rows[torch.randperm(len(rows), generator=random, device=rows.device)]
             importance, features = items.importance[rows], items.teacher[rows]
             chosen = importance.argsort(descending=True, stable=True)[: self.num_samples]
             chosen = chosen[importance[chosen] > -torch.inf]

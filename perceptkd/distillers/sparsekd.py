@@ -21,6 +21,7 @@ from perceptkd.core.bev import batch_boxes, centre_cells, gaussian_mask, tap_ext
 from perceptkd.core.distiller import Distiller, Step
 from perceptkd.core.distributed import all_reduce_mean
 from perceptkd.core.errors import InputError
+from perceptkd.core.geometry import GeometryError, same_extent
 from perceptkd.core.heads import box_channels, is_anchor_output, pair_heads, tapped_module
 from perceptkd.core.tap import Tap, Taps
 from perceptkd.registry import DISTILLERS
@@ -128,6 +129,7 @@ class SparseKD(Distiller):
     default_teacher_taps = {"response": "bbox_head"}
     default_adapters = {"response": None}
     layout_aware = True
+    maps_classes = True
 
     def __init__(
         self,
@@ -201,6 +203,7 @@ class SparseKD(Distiller):
                 f"SparseKD: class scores and boxes of the anchors are {shapes[0]} in the student, {shapes[1]} in the "
                 "teacher; both need the same anchors on the same grid"
             )
+        self._check_anchors(student, teacher, step)
         head = tapped_module(step, student)
         if not hasattr(head, "anchor_target_3d") or not head.use_sigmoid_cls:
             raise InputError(f"SparseKD: '{student.spec}' of the student must be mmdet3d's Anchor3DHead with sigmoids")
@@ -218,6 +221,20 @@ class SparseKD(Distiller):
             samples = all_reduce_mean(share.new_tensor(float(len(positive))))
             terms["reg"] = (anchor_box_loss(*codes) * share).sum() / samples
         return terms
+
+    def _check_anchors(self, student: Tap, teacher: Tap, step: Step) -> None:
+        """Outputs of equal shapes must be those of the same anchors, in the same order."""
+        if self.class_map is not None:
+            raise InputError("SparseKD: other classes have other anchors: between anchor heads leave class_map out")
+        places = [(tap.spec.layout, tap.spec.extent) for tap in (student, teacher)]
+        if places[0][0] != places[1][0] or not same_extent(places[0][1], places[1][1]):
+            raise GeometryError(f"SparseKD: anchors lie as {places[0]} in the student and {places[1]} in the teacher")
+        teacher_model = step.teacher_models.get(self.teachers[0])
+        models = [step.student_model, teacher_model] if teacher_model is not None else []  # a cached one has none
+        tapped = [dict(each.named_modules()).get(tap.spec.path) for each, tap in zip(models, (student, teacher))]
+        kinds = [repr(getattr(head, "prior_generator", None)) for head in tapped]
+        if len(set(kinds)) > 1:
+            raise InputError(f"SparseKD: the anchors differ: {kinds[0]} (student), {kinds[1]} (teacher)")
 
 
 @torch.no_grad()

@@ -1,12 +1,11 @@
 """``class_map``: students of some of the teacher's classes, or of merged ones, through the registered methods."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from perceptkd.core.distiller import Step
 from perceptkd.core.errors import InputError
@@ -30,9 +29,10 @@ def step(make_step: Make) -> Step:
     made = make_step(BOXES)
     for sample in made.data_samples:
         sample.gt_instances_3d.labels_3d = torch.zeros(1, dtype=torch.long)
-    made.student_model, teacher = (
-        SimpleNamespace(bbox_head=SimpleNamespace(class_names=n)) for n in (STUDENT, TEACHER)
-    )
+    made.student_model, teacher = (nn.Module() for _ in range(2))
+    for model, names in ((made.student_model, STUDENT), (teacher, TEACHER)):
+        model.bbox_head = nn.Module()
+        model.bbox_head.class_names = names
     made.teacher_models = {"teacher": teacher}
     return made
 
@@ -41,24 +41,41 @@ def step(make_step: Make) -> Step:
 def taps(make_taps: Make) -> Callable[..., dict]:
     """taps(response) -> taps with that response and the same features on either side."""
     features = torch.randn(2, 4, 180, 180)
-    return lambda response: make_taps(features, features, response)
+
+    def make(response: tuple) -> dict:
+        made = make_taps(features, features, response)
+        return {**made, "feature": made["low"]}
+
+    return make
 
 
-@pytest.mark.parametrize("method", ["UniDistill", "ForegroundDistill"])
+@pytest.mark.parametrize(
+    ("method", "options", "terms"),
+    [
+        ("UniDistill", {}, ("response_cls", "response_reg")),
+        ("ForegroundDistill", {}, ("response_cls", "response_reg")),
+        ("SparseKD", {}, ("cls", "reg")),
+        (
+            "ItKD",
+            {"student_channels": 4, "teacher_channels": 4, "task_classes": [1, 1], "reg_keys": ("reg",)},
+            ("head",),
+        ),
+    ],
+)
 def test_a_student_that_says_what_the_merged_teacher_says_has_nothing_to_learn(
-    method: str, taps: Make, step: Step
+    method: str, options: dict, terms: tuple, taps: Make, step: Step
 ) -> None:
     car, truck, van = torch.randn(3, 2, 1, 180, 180)
     offsets = torch.randn(2, 2, 2, 180, 180)
     from_car = (car >= van).expand(2, 2, 180, 180)
     merged = head([torch.maximum(car, van), truck], [torch.where(from_car, *offsets), offsets[1]])
     teacher = head([car, torch.cat([truck, van], dim=1)], list(offsets))
-    distiller = DISTILLERS.build({"type": f"perceptkd.{method}", "class_map": CLASS_MAP})
-    terms = distiller.loss(taps(merged), taps(teacher), step)
-    assert abs(terms["response_cls"]) < 1e-6
-    assert abs(terms["response_reg"]) < 1e-6
-    other = head([car, truck], list(offsets))
-    assert distiller.loss(taps(other), taps(teacher), step)["response_cls"] > 1e-3
+    distiller = DISTILLERS.build({"type": f"perceptkd.{method}", "class_map": CLASS_MAP, **options})
+    distiller.build_adapters()
+    found = distiller.loss(taps(merged), taps(teacher), step)
+    assert all(abs(found[term]) < 1e-6 for term in terms)
+    other = head([car - 1.0, truck], list(offsets))
+    assert distiller.loss(taps(other), taps(teacher), step)[terms[0]] > 1e-4
 
 
 def test_without_a_class_map_the_error_tells_of_it(taps: Make, step: Step) -> None:

@@ -5,7 +5,6 @@ Maps are 20 x 20 cells of 1 m around the origin, so that cell (10 + y, 10 + x) b
 
 import math
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -177,7 +176,8 @@ def test_foreground_labels(make_step: Make, source: str, label: int, channel: in
         options["channel_labels"] = labels
     else:
         step.student_model = nn.Module()
-        step.student_model.bbox_head = SimpleNamespace(task_label_to_dataset=torch.tensor(labels))
+        step.student_model.response = nn.Module()
+        step.student_model.response.task_label_to_dataset = torch.tensor(labels)
     maps, heatmap = torch.zeros(1, 4, 20, 20), torch.zeros(1, 4, 20, 20, requires_grad=True)
     sides = ({"low": maps, "high": maps, "response": ([{"heatmap": logits}],)} for logits in (heatmap, maps + 1))
     run("ForegroundDistill", options, step, *sides, labels=[label])["response_cls"].backward()

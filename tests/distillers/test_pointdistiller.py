@@ -192,7 +192,7 @@ def test_property_3_and_4_gradient_reaches_the_students_part_of_the_graphs_alone
     distiller = small()
     distiller.loss(student, teacher, Step())["graph"].backward()
     items = distiller._voxels(student["feature"].value, teacher["feature"].value, student, teacher, Step())
-    graphs = list(distiller._graphs(items))
+    graphs = list(distiller._graphs(items, torch.Generator()))
     expected = {row for graph in graphs for row in (*graph.centre.tolist(), *graph.neighbour.flatten().tolist())}
     reached = set(student["feature"].value.grad.abs().sum(1).nonzero()[:, 0].tolist())
     assert reached == expected
@@ -209,7 +209,7 @@ def test_graphs_stay_within_their_sample_unless_released() -> None:
     for released in (False, True):
         distiller = small(released=released, num_samples=40)
         items = distiller._voxels(student["feature"].value, teacher["feature"].value, student, teacher, Step())
-        graphs = list(distiller._graphs(items))
+        graphs = list(distiller._graphs(items, torch.Generator()))
         ends = [(items.sample[graph.centre][:, None] != items.sample[graph.neighbour]).float() for graph in graphs]
         crossing[released] = (len(graphs), torch.cat(ends).mean().item())
     assert crossing[False] == (3, 0.0)
@@ -268,7 +268,9 @@ class TestNoise:
             loss = 2 * distiller.loss(*sides, Step())["graph"]
             if step in (0, 299):
                 items = distiller._voxels(sides[0]["feature"].value, self.teacher, *sides, Step())
-                (edges,) = distiller.teacher_encoders[0](self.teacher, list(distiller._graphs(items)))
+                (edges,) = distiller.teacher_encoders[0](
+                    self.teacher, list(distiller._graphs(items, torch.Generator()))
+                )
                 variance.append(edges.flatten(0, 1).var(dim=0).mean().item())
             optimizer.zero_grad()
             loss.backward()

@@ -120,9 +120,27 @@ class TestImportanceOfPlaces:
         distiller = build(on=on, importance="boxes", k=4, **options)
         read = {"voxels": distiller._voxels, "maps": distiller._maps, "points": distiller._points}[on]
         step = make_step([[(1.5, -2.5, 1.9, 0.8, 0.0)]])
-        (graph,) = distiller._graphs(read(*distiller._levels(*sides)[0], *sides, step))
+        (graph,) = distiller._graphs(read(*distiller._levels(*sides)[0], *sides, step), step.generator)
         assert graph.centre.tolist() == [8 + 5]
         assert distiller.loss(*sides, make_step([[]]))["graph"] == 0
+
+    @pytest.mark.parametrize("on", ["voxels", "maps", "points"])
+    def test_centres_among_equals_are_drawn_from_all_of_the_map(self, on: str, make_step: Make) -> None:
+        """Rows are in the order of places: the first N would leave out the objects at the far end."""
+        sides, options = self.places(on)
+        distiller = build(on=on, importance="boxes", num_samples=6, k=4, **options)
+        read = {"voxels": distiller._voxels, "maps": distiller._maps, "points": distiller._points}[on]
+        step = make_step([[(0.0, -3.0, 7.9, 1.8, 0.0), (0.0, 3.0, 7.9, 1.8, 0.0)]])
+        items = read(*distiller._levels(*sides)[0], *sides, step)
+        assert (items.importance == 0).sum() == 32
+        draws = []
+        for seed in range(20):
+            (graph,) = distiller._graphs(items, torch.Generator().manual_seed(seed))
+            assert (items.importance[graph.centre] == 0).all()
+            assert len(graph.centre.unique()) == 6
+            draws.append(graph.centre)
+        share = (torch.cat(draws) < 32).float().mean().item()
+        assert 0.35 < share < 0.65
 
     def test_an_anchor_head_has_scores_too(self) -> None:
         sides, _ = self.places("maps")

@@ -81,7 +81,7 @@ def test_kitti(real_data: Path, monkeypatch: pytest.MonkeyPatch, released: bool)
     losses = model(RawBatch(batch, True), mode="loss")
     (items,) = seen
     (distiller,) = model.distillers.each()
-    graphs = list(distiller._graphs(items))
+    graphs = list(distiller._graphs(items, torch.Generator()))
     assert (items.student.shape, items.teacher.shape) == ((3945, 32), (3945, 64))
     assert int((items.importance == FULL).sum()) == 56
     assert (len(graphs), *graphs[0].neighbour.shape) == ((1, 3945, 128) if released else (1, 1000, 128))
@@ -105,7 +105,7 @@ def test_nuscenes(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = model(RawBatch(batch, True), mode="loss")
     (items,) = seen
     (distiller,) = model.distillers.each()
-    (graph,) = distiller._graphs(items)
+    (graph,) = distiller._graphs(items, torch.Generator())
     assert (items.student.shape, items.teacher.shape) == ((128 * 128, 192), (128 * 128, 384))
     assert (len(graph.centre), *graph.neighbour.shape) == (256, 256, 128)
     assert 0 < losses["loss_kd/pointdistiller/graph"] < 20

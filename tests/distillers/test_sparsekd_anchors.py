@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import perceptkd.registry  # noqa: F401  (makes mmdet3d importable)
 from perceptkd.core.distiller import Step
 from perceptkd.core.errors import InputError
+from perceptkd.core.geometry import GeometryError
 from perceptkd.core.tap import Tap, TapSpec
 from perceptkd.distillers.sparsekd import SparseKD, anchor_box_loss, positive_anchors
 from perceptkd.registry import MODELS
@@ -130,6 +131,40 @@ def test_other_anchors(head: nn.Module) -> None:
     teacher[1][0] = teacher[1][0][:, :14]
     with pytest.raises(InputError, match="both need the same anchors on the same grid"):
         SparseKD().loss(taps(outputs(2, seed=0)), taps(teacher), step_of(head, (BOXES, [1, 0]), (BOXES, [1, 0])))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sizes": [[0.8, 0.6, 1.73], [4.6, 2.0, 1.7]]}, "the anchors differ"),
+        ({"rotations": [0, 0.8]}, "the anchors differ"),
+    ],
+)
+def test_other_anchors_of_the_same_number(head: nn.Module, change: dict, message: str) -> None:
+    step, teacher = step_of(head, (BOXES, [1, 0])), nn.Module()
+    teacher.bbox_head = copy.deepcopy(head)
+    step.teacher_models = {"teacher": teacher}
+    sides = taps(outputs(1, seed=0)), taps(outputs(1, seed=1))
+    SparseKD().loss(*sides, step)
+    vars(teacher.bbox_head.prior_generator).update(change)
+    with pytest.raises(InputError, match=message):
+        SparseKD().loss(*sides, step)
+
+
+def test_anchors_elsewhere(head: nn.Module) -> None:
+    step, specs = step_of(head, (BOXES, [1, 0])), []
+    for layout, extent in (
+        ("yx", (0.0, -4.0, 8.0, 4.0)),
+        ("xy", (0.0, -4.0, 8.0, 4.0)),
+        ("yx", (0.0, -5.0, 10.0, 5.0)),
+    ):
+        specs.append({"response": Tap(TapSpec("bbox_head", layout=layout, extent=extent), [outputs(1, seed=0)])})
+    SparseKD().loss(specs[0], specs[0], step)
+    for other in specs[1:]:
+        with pytest.raises(GeometryError, match="anchors lie as"):
+            SparseKD().loss(specs[0], other, step)
+    with pytest.raises(InputError, match="leave class_map out"):
+        SparseKD(class_map={"Car": ["Car", "Van"]}).loss(specs[0], specs[0], step)
 
 
 @pytest.mark.parametrize("student", [nn.Linear(1, 1), None])
