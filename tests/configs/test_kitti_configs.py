@@ -16,8 +16,8 @@ from perceptkd.registry import DATASETS, METRICS, MODELS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DETECTORS = ("pointpillars", "second", "centerpoint")
-#: Parameters by compression, as PointDistiller's paper has them.
-PUBLISHED = {
+#: Parameters by compression; PointDistiller's paper has these in millions.
+SIZES = {
     "pointpillars": {1: 4_834_888, 4: 1_217_352, 16: 308_680},
     "second": {1: 5_325_576, 4: 1_342_824, 16: 341_448},
 }
@@ -74,9 +74,9 @@ def test_model_sees_the_range_of_the_data(detector: str) -> None:
         assert loader.dataset.metainfo.classes == config.class_names
 
 
-@pytest.mark.parametrize("detector", PUBLISHED)
-def test_sizes_are_the_published_ones(detector: str) -> None:
-    for compression, expected in PUBLISHED[detector].items():
+@pytest.mark.parametrize("detector", SIZES)
+def test_sizes_are_those_of_the_published_widths(detector: str) -> None:
+    for compression, expected in SIZES[detector].items():
         source = {"config": f"configs/kitti/{detector}_sim.py", "compression": compression}
         assert sum(each.numel() for each in build_model(read_model_source(source)).parameters()) == expected
 

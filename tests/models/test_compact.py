@@ -24,7 +24,7 @@ CENTERPOINT_VOXEL = "mmdet3d::centerpoint/centerpoint_voxel01_second_secfpn_8xb4
 CENTERPOINT_DCN = "mmdet3d::centerpoint/centerpoint_voxel01_second_secfpn_head-dcn_8xb4-cyclic-20e_nus-3d.py"
 POINT_RCNN = "mmdet3d::point_rcnn/point-rcnn_8xb2_kitti-3d-3class.py"
 #: Config, compression, parameters, and 10^9 multiply-adds of backbone, neck and head on one sample.
-PUBLISHED = [
+SIZES = [
     (POINTPILLARS, 1, 4_834_888, 34.17),
     (POINTPILLARS, 4, 1_217_352, 8.91),
     (POINTPILLARS, 16, 308_680, 2.41),
@@ -60,8 +60,8 @@ def giga_multiply_adds(model: Any) -> float:
     return counter.get_total_flops() / 2e9
 
 
-@pytest.mark.parametrize(("config", "compression", "expected", "multiply_adds"), PUBLISHED)
-def test_sizes_are_the_published_ones(
+@pytest.mark.parametrize(("config", "compression", "expected", "multiply_adds"), SIZES)
+def test_sizes_are_those_of_the_published_widths(
     config: str, compression: float, expected: int, multiply_adds: float | None
 ) -> None:
     model = build(config, compression)
