@@ -29,6 +29,8 @@ DISTILLED = {
     "pointdistiller/pointdistiller_second_4x_sim.py": ("second", 4, {"graph"}),
     "pointdistiller/pointdistiller_centerpoint_4x_sim.py": ("centerpoint", 4, {"graph"}),
     "pointdistiller/pointdistiller_logit_pointpillars_4x_sim.py": ("pointpillars", 4, {"graph", "cls", "reg"}),
+    "pointdistiller/pointdistiller_logit_second_4x_sim.py": ("second", 4, {"graph", "cls", "reg"}),
+    "pointdistiller/pointdistiller_logit_centerpoint_4x_sim.py": ("centerpoint", 4, {"graph", "cls", "reg"}),
     "sparsekd/sparsekd_pointpillars_4x_sim.py": ("pointpillars", 4, {"cls", "reg"}),
 }
 
