@@ -142,10 +142,7 @@ def create_custom_infos(
         InputError: A box belongs to no cloud, a cloud cannot be used or lies where clouds are written to, or no box
             holds a point.
     """
-    written = Path(root).resolve() / "points"
-    for path in clouds.values():
-        if path.resolve().is_relative_to(written):
-            raise InputError(f"{path} lies in {written}, where the clouds are written to: write to another folder")
+    _check_sources(clouds, Path(root))
     by_frame: dict[str, list[Box]] = defaultdict(list)
     for box in boxes:
         if box.frame not in clouds:
@@ -179,6 +176,14 @@ def create_custom_infos(
         content = {"metainfo": {**metainfo, "info_version": "1.1"}, "data_list": data_list}
         write_pickle(summary.paths[split], content)
     return summary
+
+
+def _check_sources(clouds: Mapping[str, Path], root: Path) -> None:
+    """Refuse clouds that would be written over, or that an earlier run wrote."""
+    written = root.resolve() / "points"
+    for path in clouds.values():
+        if path.resolve().is_relative_to(written):
+            raise InputError(f"{path} lies in {written}, where the clouds are written to: write to another folder")
 
 
 def _load(path: Path, origin: Sequence[float], bin_columns: int, summary: Summary) -> np.ndarray:
