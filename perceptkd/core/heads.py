@@ -17,6 +17,8 @@ from perceptkd.core.errors import InputError
 from perceptkd.core.geometry import GeometryError, canonical_bev, same_extent
 from perceptkd.core.tap import Tap
 
+WITHOUT_REGRESSION = "reg_keys=() leaves regression out, where the method allows it"
+
 
 class HeadPair(NamedTuple):
     """Outputs of two heads that speak of the same cells and classes."""
@@ -57,7 +59,10 @@ def foreground_score(head: Tap) -> Tensor:
     if is_anchor_output(output):
         scores = output[0][0]
     else:
-        scores = torch.cat(head_maps(head)["heatmap"], dim=1)
+        maps = head_maps(head)
+        if "heatmap" not in maps:
+            raise InputError(f"The head at '{head.spec}' has no 'heatmap' to tell objects by, but {sorted(maps)}")
+        scores = torch.cat(maps["heatmap"], dim=1)
     return scores.amax(dim=1, keepdim=True).sigmoid()
 
 
@@ -147,14 +152,15 @@ def pair_heads(
             "class_map=dict() takes those of the same name, class_map=dict(car=['car', 'van']) merges some"
         )
     if reg_keys and not shared:
-        raise InputError(f"{method}: the heads share none of {reg_keys}; reg_keys=() leaves response_reg out")
+        raise InputError(f"{method}: the heads share none of {reg_keys}; {WITHOUT_REGRESSION}")
     for key in (heatmap_key, *shared):
         sizes = 4 if same_grid or key != heatmap_key else 2
         shapes = [[tuple(task.shape[:sizes]) for task in head[key]] for head in pair]
         if shapes[0] != shapes[1]:
+            remedy = "" if key == heatmap_key else f"; {WITHOUT_REGRESSION}"
             raise InputError(
-                f"{method}: '{key}' is {shapes[0]} in the student, {shapes[1]} in the teacher; response terms need "
-                "equal tasks, classes and grids"
+                f"{method}: '{key}' is {shapes[0]} in the student, {shapes[1]} in the teacher; terms on heads need "
+                f"equal tasks, classes and grids{remedy}"
             )
     if not same_extent(tap_extent(student), tap_extent(teacher)):
         raise GeometryError(

@@ -107,7 +107,7 @@ def create_kitti_infos(root: str | Path, *, splits: Iterable[str] | None = None)
 
 
 def _find_splits(root: Path, splits: Iterable[str] | None) -> list[str]:
-    if not (root / TRAINING / "velodyne").is_dir():
+    if not any((root / folder / "velodyne").is_dir() for folder in (TRAINING, TESTING)):
         raise FileNotFoundError(
             f"no KITTI in {root}: unpack data_object_velodyne, _calib, _label_2 and _image_2 there, so that "
             f"{root / TRAINING / 'velodyne'} exists, or write a simulated one with "

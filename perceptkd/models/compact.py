@@ -61,7 +61,8 @@ def shrink(model: Mapping[str, Any], compression: float = 4) -> dict[str, Any]:
 def divide_width(width: int, compression: float) -> int:
     """A width divided by the square root of ``compression``, rounded as the paper's students are.
 
-    The root is rounded to one decimal (1.4, 2, 2.8 and 4 for 2, 4, 8 and 16) and the quotient down.
+    The root is rounded to one decimal (1.4, 2, 2.8 and 4 for 2, 4, 8 and 16) and the quotient down: a compression below
+    1.1 changes nothing.
 
     >>> [divide_width(width, 8) for width in (16, 96, 196, 384)]
     [5, 34, 70, 137]

@@ -72,6 +72,10 @@ class TestForegroundScore:
         found = foreground_score(tap(([scores], [boxes], [boxes])))
         assert torch.allclose(found, scores.sigmoid().amax(dim=1, keepdim=True))
 
+    def test_a_head_without_heatmaps(self) -> None:
+        with pytest.raises(InputError, match=r"has no 'heatmap' to tell objects by, but \['scores'\]"):
+            foreground_score(tap([{"scores": torch.zeros(1, 1, 4, 4)}]))
+
     @pytest.mark.parametrize(
         ("output", "expected"),
         [
@@ -98,7 +102,7 @@ class TestPairHeads:
 
     def test_regression_on_other_grids_never_pairs(self) -> None:
         """Offsets within a cell of another size mean other metres."""
-        with pytest.raises(InputError, match="'reg' is"):
+        with pytest.raises(InputError, match=r"'reg' is .*equal tasks, classes and grids; reg_keys=\(\) leaves"):
             self.pair(centre_head(4), centre_head(8), reg_keys=("reg",), same_grid=False)
 
     def test_other_classes_never_pair(self) -> None:

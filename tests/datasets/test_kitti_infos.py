@@ -260,6 +260,11 @@ def test_wrong_folders_are_told(tmp_path):
         create_kitti_infos(tmp_path)
 
 
+def test_the_test_split_alone_needs_no_training_data(copy):
+    shutil.rmtree(copy / "training")
+    assert list(create_kitti_infos(copy, splits=["test"])) == ["test"]
+
+
 def test_missing_splits_are_told(copy):
     with pytest.raises(InputError, match="KITTI has no split tune: choose of train, val, trainval, test"):
         create_kitti_infos(copy, splits=["tune"])

@@ -188,7 +188,7 @@ def test_without_regression(make_step: Make) -> None:
     found = method(*sides, step)
     assert found.keys() == expected.keys() == method.weights.keys()
     assert all(torch.equal(found[term], value) for term, value in expected.items())
-    with pytest.raises(ValueError, match=r"reg_keys=\(\) leaves response_reg out"):
+    with pytest.raises(ValueError, match=r"reg_keys=\(\) leaves regression out, where the method allows it"):
         ForegroundDistill().loss(*sides, step)
 
 
