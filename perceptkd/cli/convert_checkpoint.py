@@ -156,10 +156,11 @@ def convert_checkpoint(
         The paths of the weights and of the config.
 
     Raises:
-        UserError: The checkpoint lacks something that the model needs, or ``out`` is the config; nothing was written.
+        UserError: The checkpoint lacks something that the model needs, or what is read would be written over; nothing
+            was written.
     """
     full, out = read_config(config, options=options), Path(out)
-    _check_out(out, full)
+    _check_out(out, [full.filename, checkpoint, from_config])
     plain = student_config(full)
     content = read_checkpoint(checkpoint)
     trained = {} if from_config is None else {"config": load_config(from_config).pretty_text}
@@ -187,12 +188,13 @@ def convert_checkpoint(
     return out, out.with_suffix(".py")
 
 
-def _check_out(out: Path, config: Config) -> None:
-    """Refuse to write the weights as a config, and the new config over the one that was read."""
+def _check_out(out: Path, read: Sequence[Path | str | None]) -> None:
+    """Refuse to write the weights as a config, and to write over what is read."""
     if out.suffix == ".py":
         raise UserError(f"--out {out} is the file of the weights: name it {out.with_suffix('.pth')}")
-    if config.filename and out.with_suffix(".py").resolve() == Path(config.filename).resolve():
-        raise UserError(f"--out {out} would write the new config over {config.filename}: choose another name")
+    for path in filter(None, read):
+        if Path(path).resolve() in (out.resolve(), out.with_suffix(".py").resolve()):
+            raise UserError(f"--out {out} would write over {path}, which is read: choose another name")
 
 
 def _check_complete(conversion: Conversion, mismatch: Mismatch, checkpoint: Path | str, *, allow_unused: bool) -> None:

@@ -170,12 +170,18 @@ def test_mistakes_are_one_sentence(config, state, tmp_path, capsys) -> None:
     assert "the checkpoint has the classes ['a', 'c'], the config ['b', 'a']" in capsys.readouterr().err
 
 
-def test_the_config_of_the_user_is_not_written_over(config, state, tmp_path, capsys, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("out", "threatened"), [("pillars.pth", "pillars.py"), ("trained.pth", "trained.py"), ("source.pth", "source.pth")]
+)
+def test_nothing_that_is_read_is_written_over(out, threatened, config, state, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(Path("pillars.py"), state, tmp_path, "--out", str(tmp_path / "pillars.pth")) == 2
-    assert "pillars.pth would write the new config over" in capsys.readouterr().err
-    assert config.read_text() == CONFIG
-    assert not (tmp_path / "pillars.pth").exists()
+    (tmp_path / "trained.py").write_text(CONFIG)
+    torch.save({"state_dict": state, "meta": {}}, "source.pth")
+    before = (tmp_path / threatened).read_bytes()
+    arguments = ["mmdet3d-old", "pillars.py", "source.pth", "--from-config", "trained.py", "--out"]
+    assert main([*arguments, str(tmp_path / out)]) == 2
+    assert f"{out} would write over" in capsys.readouterr().err
+    assert (tmp_path / threatened).read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["openpcdet", "mmdet3d_old", "unidistill"])
