@@ -7,18 +7,6 @@ _base_ = [
 ]
 
 bev = dict(path="pts_neck[0]", layout="yx", extent=(0.0, -19.2, 51.2, 19.2))
-around_objects = dict(
-    type="perceptkd.PointDistiller",
-    teacher="wide",
-    on="maps",
-    student_taps=dict(feature=bev),
-    teacher_taps=dict(feature=bev),
-    student_channels=192,
-    teacher_channels=384,
-    out_channels=64,
-    importance="boxes",
-    k=16,
-)
 model = dict(
     type="perceptkd.DistillModel",
     student=dict(config="configs/kitti/centerpoint_sim.py", compression=4),
@@ -27,7 +15,20 @@ model = dict(
             config="configs/kitti/centerpoint_sim.py", checkpoint="work_dirs/teachers/centerpoint_sim/epoch_8.pth"
         )
     ),
-    distillers=[around_objects],
+    distillers=[
+        dict(
+            type="perceptkd.PointDistiller",
+            teacher="wide",
+            on="maps",
+            student_taps=dict(feature=bev),
+            teacher_taps=dict(feature=bev),
+            student_channels=192,
+            teacher_channels=384,
+            out_channels=64,
+            importance="boxes",
+            k=16,
+        )
+    ],
 )
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline={{_base_.velocity_train_pipeline}})))
 default_hooks = dict(checkpoint=dict(save_best="kitti/moderate_3d_AP40", rule="greater"))

@@ -4,7 +4,7 @@ _base_ = ["./pointdistiller_centerpoint_4x_sim.py"]
 head = dict(path="pts_bbox_head", layout="yx", extent=(0.0, -19.2, 51.2, 19.2))
 model = dict(
     distillers=[
-        {{_base_.around_objects}},
+        _base_.model.distillers[0],
         dict(
             type="perceptkd.SparseKD",
             teacher="wide",

@@ -7,24 +7,25 @@ _base_ = [
 ]
 
 bev = dict(path="neck[0]", layout="yx", extent=(0.0, -19.2, 51.2, 19.2))
-around_objects = dict(
-    type="perceptkd.PointDistiller",
-    teacher="wide",
-    on="maps",
-    student_taps=dict(feature=bev),
-    teacher_taps=dict(feature=bev),
-    student_channels=256,
-    teacher_channels=512,
-    out_channels=64,
-    importance="boxes",
-    k=16,
-)
 model = dict(
     type="perceptkd.DistillModel",
     student=dict(config="configs/kitti/second_sim.py", compression=4),
     teachers=dict(
         wide=dict(config="configs/kitti/second_sim.py", checkpoint="work_dirs/teachers/second_sim/epoch_8.pth")
     ),
-    distillers=[around_objects],
+    distillers=[
+        dict(
+            type="perceptkd.PointDistiller",
+            teacher="wide",
+            on="maps",
+            student_taps=dict(feature=bev),
+            teacher_taps=dict(feature=bev),
+            student_channels=256,
+            teacher_channels=512,
+            out_channels=64,
+            importance="boxes",
+            k=16,
+        )
+    ],
 )
 default_hooks = dict(checkpoint=dict(save_best="kitti/moderate_3d_AP40", rule="greater"))
