@@ -27,7 +27,9 @@ model = dict(
             teacher_channels=384,
             out_channels=64,
             importance="boxes",
+            num_samples=1000,
             k=16,
+            weights=dict(graph=5.0),
         )
     ],
 )

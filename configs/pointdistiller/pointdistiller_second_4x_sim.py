@@ -24,7 +24,9 @@ model = dict(
             teacher_channels=512,
             out_channels=64,
             importance="boxes",
+            num_samples=1000,
             k=16,
+            weights=dict(graph=5.0),
         )
     ],
 )
