@@ -32,6 +32,8 @@ DISTILLED = {
     "pointdistiller/pointdistiller_logit_second_4x_sim.py": ("second", 4, {"graph", "cls", "reg"}),
     "pointdistiller/pointdistiller_logit_centerpoint_4x_sim.py": ("centerpoint", 4, {"graph", "cls", "reg"}),
     "sparsekd/sparsekd_pointpillars_4x_sim.py": ("pointpillars", 4, {"cls", "reg"}),
+    "sparsekd/sparsekd_second_4x_sim.py": ("second", 4, {"cls", "reg"}),
+    "sparsekd/sparsekd_centerpoint_4x_sim.py": ("centerpoint", 4, {"cls", "reg"}),
 }
 
 
