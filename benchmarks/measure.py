@@ -92,7 +92,7 @@ def single_row(
 
     ``ours`` is None where it could not be measured, and ``note`` then says why.
     """
-    met = None if target is None or ours is None else ours <= target
+    met = None if target is None or ours is None else bool(ours <= target)
     return {
         "name": name,
         "ours": ours,
