@@ -162,12 +162,11 @@ def convert_checkpoint(
     full, out = read_config(config, options=options), Path(out)
     _check_out(out, [full.filename, checkpoint, from_config])
     plain = student_config(full)
-    content = read_checkpoint(checkpoint)
-    trained = {} if from_config is None else {"config": load_config(from_config).pretty_text}
+    state, meta = _read_source(checkpoint, from_config)
     task = Task(
         source=source,
-        state=strip_wrapper(find_state_dict(content, checkpoint), ROOTS[source]),
-        meta={**(content.get("meta") or {}), **trained},
+        state=strip_wrapper(state, ROOTS[source]),
+        meta=meta,
         lidar="pts_" if "pts_bbox_head" in plain.model else "",
         classes=classes,
         target_classes=class_names(full) if target_classes is None else target_classes,
@@ -186,6 +185,13 @@ def convert_checkpoint(
         torch.save(model.state_dict(), temporary)
     write_text(out.with_suffix(".py"), plain.pretty_text)
     return out, out.with_suffix(".py")
+
+
+def _read_source(checkpoint: Path | str, from_config: Path | str | None) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The weights of a checkpoint, and its ``meta`` with the config it was trained with where that is given."""
+    content = read_checkpoint(checkpoint)
+    trained = {} if from_config is None else {"config": load_config(from_config).pretty_text}
+    return find_state_dict(content, checkpoint), {**(content.get("meta") or {}), **trained}
 
 
 def _check_out(out: Path, read: Sequence[Path | str | None]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from perceptkd.core.bev import tap_extent
 from perceptkd.core.class_map import head_classes, select_classes
@@ -66,9 +66,9 @@ def foreground_score(head: Tap) -> Tensor:
     return scores.amax(dim=1, keepdim=True).sigmoid()
 
 
-def tapped_module(step: Step, tap: Tap) -> Any:
-    """The module of the student that is tapped, None where there is no such student."""
-    return dict(step.student_model.named_modules()).get(tap.spec.path) if step.student_model is not None else None
+def tapped_module(model: nn.Module | None, tap: Tap) -> Any:
+    """The module of the model that is tapped, None where there is no such model or module."""
+    return dict(model.named_modules()).get(tap.spec.path) if model is not None else None
 
 
 def is_anchor_output(output: Any) -> bool:
@@ -153,17 +153,23 @@ def pair_heads(
         )
     if reg_keys and not shared:
         raise InputError(f"{method}: the heads share none of {reg_keys}; {WITHOUT_REGRESSION}")
-    for key in (heatmap_key, *shared):
-        sizes = 4 if same_grid or key != heatmap_key else 2
-        shapes = [[tuple(task.shape[:sizes]) for task in head[key]] for head in pair]
-        if shapes[0] != shapes[1]:
-            remedy = "" if key == heatmap_key else f"; {WITHOUT_REGRESSION}"
-            raise InputError(
-                f"{method}: '{key}' is {shapes[0]} in the student, {shapes[1]} in the teacher; terms on heads need "
-                f"equal tasks, classes and grids{remedy}"
-            )
+    _check_shapes(pair, heatmap_key, 4 if same_grid else 2, method=method)
+    for key in shared:
+        _check_shapes(pair, key, 4, method=method, remedy=f"; {WITHOUT_REGRESSION}")
     if not same_extent(tap_extent(student), tap_extent(teacher)):
         raise GeometryError(
             f"{method}: the heads cover {tap_extent(student)} m (student), {tap_extent(teacher)} m (teacher)"
         )
     return HeadPair(*pair, shared)
+
+
+def _check_shapes(
+    pair: Sequence[Mapping[str, Sequence[Tensor]]], key: str, sizes: int, *, method: str, remedy: str = ""
+) -> None:
+    """Refuse heads whose maps of a name differ in number or in their first ``sizes`` sizes."""
+    shapes = [[tuple(task.shape[:sizes]) for task in head[key]] for head in pair]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"{method}: '{key}' is {shapes[0]} in the student, {shapes[1]} in the teacher; terms on heads need "
+            f"equal tasks, classes and grids{remedy}"
+        )

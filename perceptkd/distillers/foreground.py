@@ -187,7 +187,7 @@ class ForegroundDistill(Distiller):
         )
         own, other = (torch.cat(head[self.heatmap_key], dim=1) for head in heads)
         batch_size, classes, height, width = own.shape
-        head = tapped_module(step, student)
+        head = tapped_module(step.student_model, student)
         known: dict[str, Any] = {"channel_labels": self.channel_labels, "method": "ForegroundDistill"}
         channel = box_channels(step, head, classes, **known, device=own.device)
         mask = gaussian_mask(

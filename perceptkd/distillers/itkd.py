@@ -194,7 +194,7 @@ class ItKD(Distiller):
             )
         cells, inside = _cells(boxes, sample_index, student, shape=heads[0][self.heatmap_key][0].shape[2:])
         known: dict[str, Any] = {"channel_labels": self.channel_labels, "method": "ItKD", "device": boxes.device}
-        channel = box_channels(step, tapped_module(step, student), sum(found), **known)[inside]
+        channel = box_channels(step, tapped_module(step.student_model, student), sum(found), **known)[inside]
         first, terms = 0, []
         for task, classes in enumerate(found):
             mine = (channel >= first) & (channel < first + classes)

@@ -174,7 +174,7 @@ class SparseKD(Distiller):
         boxes, sample_index = batch_boxes(step.data_samples, device=heads[0][self.heatmap_key][0].device)
         sizes = [task.shape[1] for task in heads[1][self.heatmap_key]]
         known: dict[str, Any] = {"channel_labels": self.channel_labels, "method": "SparseKD", "device": boxes.device}
-        channel = box_channels(step, tapped_module(step, student), sum(sizes), **known)
+        channel = box_channels(step, tapped_module(step.student_model, student), sum(sizes), **known)
         terms: dict[str, list[Tensor]] = {"cls": [], "reg": []}
         for task, first in enumerate(torch.tensor([0, *sizes]).cumsum(0)[:-1].tolist()):
             mine = (channel >= first) & (channel < first + sizes[task])
@@ -204,7 +204,7 @@ class SparseKD(Distiller):
                 "teacher; both need the same anchors on the same grid"
             )
         self._check_anchors(student, teacher, step)
-        head = tapped_module(step, student)
+        head = tapped_module(step.student_model, student)
         if not hasattr(head, "anchor_target_3d") or not head.use_sigmoid_cls:
             raise InputError(f"SparseKD: '{student.spec}' of the student must be mmdet3d's Anchor3DHead with sigmoids")
         positive = positive_anchors(head, [level.shape[2:] for level in student.value[0]], step)
@@ -231,7 +231,7 @@ class SparseKD(Distiller):
             raise GeometryError(f"SparseKD: anchors lie as {places[0]} in the student and {places[1]} in the teacher")
         teacher_model = step.teacher_models.get(self.teachers[0])
         models = [step.student_model, teacher_model] if teacher_model is not None else []  # a cached one has none
-        tapped = [dict(each.named_modules()).get(tap.spec.path) for each, tap in zip(models, (student, teacher))]
+        tapped = [tapped_module(*each) for each in zip(models, (student, teacher))]
         kinds = [repr(getattr(head, "prior_generator", None)) for head in tapped]
         if len(set(kinds)) > 1:
             raise InputError(f"SparseKD: the anchors differ: {kinds[0]} (student), {kinds[1]} (teacher)")

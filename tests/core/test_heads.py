@@ -113,6 +113,6 @@ class TestPairHeads:
 def test_the_module_behind_a_tap() -> None:
     student = nn.Module()
     student.bbox_head = nn.Linear(1, 1)
-    assert tapped_module(Step(student_model=student), tap(Tensor())) is student.bbox_head
-    assert tapped_module(Step(student_model=nn.Linear(1, 1)), tap(Tensor())) is None
-    assert tapped_module(Step(), tap(Tensor())) is None
+    assert tapped_module(student, tap(Tensor())) is student.bbox_head
+    assert tapped_module(nn.Linear(1, 1), tap(Tensor())) is None
+    assert tapped_module(None, tap(Tensor())) is None
